@@ -1,0 +1,1 @@
+"""Classifiers: trained here, wrapped, or converted exactly from scikit-learn."""

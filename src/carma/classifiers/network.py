@@ -1,0 +1,129 @@
+"""A feed-forward network on table columns: what is trained here and converted to here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from carma.classifiers.base import Classifier
+from carma.errors import ClassifierError
+from carma.schema import Schema
+from carma.state import State
+
+__all__ = ["Activation", "Input", "NetworkClassifier"]
+
+Activation = Literal["relu", "tanh", "logistic", "identity"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "logistic": nn.Sigmoid,
+    "identity": nn.Identity,
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One number that the first layer sees.
+
+    Args:
+        column: Position in model space.
+        hat: ``None`` passes the value on. A triple ``(left, peak, right)`` gives the
+            indicator of the level ``peak``: 1 there, falling linearly to 0 at its
+            neighbours, so that it is exact at every level and has a slope in between.
+    """
+
+    column: int
+    hat: tuple[float, float, float] | None = None
+
+
+class NetworkClassifier(Classifier):
+    """Linear layers with one activation, in float64; one linear layer is logistic regression.
+
+    Args:
+        schema: The problem.
+        inputs: What the first layer sees.
+        weights: One matrix ``(out, in)`` a layer; the last has one row.
+        biases: One vector ``(out,)`` a layer.
+        activation: Between layers.
+
+    Raises:
+        ClassifierError: The shapes do not chain.
+
+    Example:
+        >>> from carma import CausalGraph, Feature
+        >>> schema = Schema((Feature("income"),), CausalGraph(("income",)))
+        >>> classifier = NetworkClassifier(
+        ...     schema, [Input(0)], [torch.tensor([[2.0]])], [torch.tensor([-1.0])]
+        ... )
+        >>> classifier.logit(torch.tensor([[3.0]], dtype=torch.float64)).tolist()
+        [5.0]
+    """
+
+    kind: ClassVar[str] = "network"
+
+    def __init__(
+        self,
+        schema: Schema,
+        inputs: Sequence[Input],
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__(schema)
+        self.inputs, self.activation = tuple(inputs), activation
+        widths = [len(self.inputs), *(len(bias) for bias in biases)]
+        for weight, (n_in, n_out) in zip(weights, pairwise(widths), strict=True):
+            if tuple(weight.shape) != (n_out, n_in):
+                rule = f"have shape ({n_out}, {n_in})"
+                raise ClassifierError.of("NetworkClassifier", "weights", rule, tuple(weight.shape))
+        if widths[-1] != 1:
+            raise ClassifierError.of("NetworkClassifier", "biases", "end in one number", widths)
+        self.weights = [w.detach().double() for w in weights]
+        self.biases = [b.detach().double() for b in biases]
+        self._act = _ACTIVATIONS[activation]()
+        self._columns = torch.tensor([i.column for i in self.inputs], dtype=torch.long)
+        self._is_identity = self._columns.tolist() == list(range(self.encoding.n_columns))
+        hats = [(k, i.hat) for k, i in enumerate(self.inputs) if i.hat is not None]
+        self._hat_inputs = torch.tensor([k for k, _ in hats], dtype=torch.long)
+        self._hats = torch.tensor([hat for _, hat in hats], dtype=torch.float64).reshape(-1, 3)
+
+    def _logit(self, x: Tensor) -> Tensor:
+        h = x.double()
+        if not self._is_identity:
+            h = h[:, self._columns]
+        if len(self._hat_inputs):
+            left, peak, right = self._hats.unbind(dim=1)
+            value = h[:, self._hat_inputs]
+            rising = (value - left) / (peak - left)
+            falling = (right - value) / (right - peak)
+            hat = torch.minimum(rising, falling).clamp(0, 1)
+            h = h.index_copy(1, self._hat_inputs, hat)
+        *hidden, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        for w, b in hidden:
+            h = self._act(nn.functional.linear(h, w, b))
+        return nn.functional.linear(h, weight, bias).squeeze(1)
+
+    def state(self) -> State:
+        """See ``Classifier.state``."""
+        config = {"inputs": [asdict(i) for i in self.inputs], "activation": self.activation}
+        layers = enumerate(zip(self.weights, self.biases, strict=True))
+        tensors = {f"{n}.{i}": t for i, pair in layers for n, t in zip("wb", pair, strict=True)}
+        return State({**config, "n_layers": len(self.weights)}, tensors)
+
+    @classmethod
+    def from_state(cls, schema: Schema, state: State) -> Self:
+        """See ``Classifier.from_state``."""
+        inputs = [
+            Input(i["column"], None if i["hat"] is None else tuple(i["hat"]))
+            for i in state.config["inputs"]
+        ]
+        layers = range(state.config["n_layers"])
+        weights = [state.tensors[f"w.{i}"] for i in layers]
+        biases = [state.tensors[f"b.{i}"] for i in layers]
+        return cls(schema, inputs, weights, biases, state.config["activation"])

@@ -1,0 +1,178 @@
+"""The hard limits of a plan: check them and project onto them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carma.interventions import Intervention
+from carma.table import Encoding, Statistics
+
+__all__ = ["Limits", "PlanLimits"]
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The box that one batch of people may move in.
+
+    Args:
+        lower: Shape ``(n, d)``, model space; equals the person's own value where it may not
+            fall.
+        upper: Shape ``(n, d)``, model space; equals the person's own value where it may not
+            rise.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+
+class PlanLimits:
+    """What a schema allows: declared bounds, directions, steps and levels.
+
+    A feature without declared bounds may move within the range of the training table. A
+    person's own value is always inside the box, also when it lies outside that range.
+
+    Args:
+        encoding: Of the schema.
+        statistics: Of the training table.
+
+    Example:
+        >>> from carma.benchmarks import load
+        >>> data = load("loan", rows=500)
+        >>> limits = PlanLimits(data.encoding, data.scm.statistics_)
+        >>> x = data.encoded("recourse")[:1]
+        >>> box = limits.around(x)
+        >>> bool((box.lower <= x).all() and (x <= box.upper).all())
+        True
+    """
+
+    def __init__(self, encoding: Encoding, statistics: Statistics) -> None:
+        self.encoding = encoding
+        self._lower = statistics.minimum.clone()
+        self._upper = statistics.maximum.clone()
+        d = encoding.n_columns
+        self._may_act = torch.zeros(d, dtype=torch.bool)
+        self._may_fall = torch.ones(d, dtype=torch.bool)
+        self._may_rise = torch.ones(d, dtype=torch.bool)
+        self._step = torch.zeros(d, dtype=torch.float64)
+        self._origin = torch.zeros(d, dtype=torch.float64)
+        levelled: list[int] = []
+        for feature in encoding.schema.features:
+            i = encoding.column(feature.name)
+            self._may_act[i] = feature.role == "actionable"
+            self._may_fall[i] = feature.direction != "up"
+            self._may_rise[i] = feature.direction != "down"
+            if feature.kind == "nominal":
+                continue
+            if feature.has_levels:
+                self._lower[i], self._upper[i] = min(feature.codes), max(feature.codes)
+                if not self._may_fall[i] or not self._may_rise[i]:
+                    self._orient(i, feature.codes)
+                levelled.append(i)
+            elif feature.bounds is not None:
+                self._lower[i], self._upper[i] = feature.bounds
+                self._origin[i] = feature.bounds[0]
+            if feature.step is not None or feature.kind == "integer":
+                self._step[i] = feature.step or 1.0
+        self._levelled = levelled
+        self._stepped = self._step > 0
+        self._codes = {
+            i: torch.tensor(
+                sorted(encoding.schema.features[encoding.owners[i]].codes), dtype=torch.float64
+            )
+            for i in levelled
+        }
+
+    def around(self, x: Tensor) -> Limits:
+        """The box of each person.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``, model space.
+
+        Returns:
+            Bounds of the same shape.
+        """
+        lower = torch.where(self._may_fall, torch.minimum(self._lower, x), x)
+        upper = torch.where(self._may_rise, torch.maximum(self._upper, x), x)
+        return Limits(lower, upper)
+
+    def project(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
+        """Move values to the nearest plan that can be said and done.
+
+        Values are clamped to the box, then moved to a step or level **away** from the
+        person's own value, so that rounding does not undo a flip; where the box ends before
+        that, to the last step or level inside it. Gradients pass straight through.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``.
+            values: Proposed values, same shape.
+            limits: The boxes.
+
+        Returns:
+            The same shape.
+        """
+        exact = values.detach().clamp(limits.lower, limits.upper)
+        if bool(self._stepped.any()):
+            exact = torch.where(self._stepped, self._to_step(x, exact, limits), exact)
+        for i in self._levelled:
+            if bool(self._may_act[i]):
+                exact[:, i] = self._to_level(i, x, exact, limits)
+        return values + (exact - values).detach() if values.requires_grad else exact
+
+    def permits(self, x: Tensor, intervention: Intervention, limits: Limits) -> Tensor:
+        """Check plans against every limit.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``.
+            intervention: The plans.
+            limits: The boxes.
+
+        Returns:
+            Shape ``(n,)``, bool.
+        """
+        mask, values = intervention.mask, intervention.values
+        slack = TOLERANCE * (1 + x.abs())
+        inside = (values >= limits.lower - slack) & (values <= limits.upper + slack)
+        allowed = self._may_act & inside & torch.isfinite(values) & self._exists(x, values)
+        return (allowed | ~mask).all(dim=1)
+
+    def _exists(self, x: Tensor, values: Tensor) -> Tensor:
+        """True where a value lies on the feature's steps or levels, or is the person's own."""
+        step = torch.where(self._stepped, self._step, torch.ones_like(self._step))
+        count = (values - self._origin) / step
+        on_step = ~self._stepped | ((count - count.round()).abs() < 1e-6)
+        for i in self._levelled:
+            on_step[:, i] = (values[:, i, None] == self._codes[i]).any(dim=1)
+        return on_step | (values == x)
+
+    def _to_step(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
+        step = torch.where(self._stepped, self._step, torch.ones_like(self._step))
+        count = (values - self._origin) / step
+        slack = 1e-6
+        outward = torch.where(values >= x, (count - slack).ceil(), (count + slack).floor())
+        last = ((limits.upper - self._origin) / step + slack).floor()
+        first = ((limits.lower - self._origin) / step - slack).ceil()
+        kept = torch.minimum(torch.maximum(outward, first), last)
+        moved = self._origin + kept * step
+        return torch.where((first > last) | (values == x), x, moved)
+
+    def _to_level(self, i: int, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
+        codes = self._codes[i]
+        value, own = values[:, i, None], x[:, i, None]
+        low, high = limits.lower[:, i, None], limits.upper[:, i, None]
+        slack = 1e-6
+        beyond = torch.where(value >= own, codes >= value - slack, codes <= value + slack)
+        usable = (codes >= low - slack) & (codes <= high + slack)
+        distance = (codes - value).abs()
+        penalty = torch.where(beyond, 0.0, 1e6) + torch.where(usable, 0.0, 1e12)
+        return codes[(distance + penalty).argmin(dim=1)]
+
+    def _orient(self, i: int, codes: tuple[float, ...]) -> None:
+        """Up means towards the last level, also when codes fall."""
+        if codes[0] > codes[-1]:
+            fall, rise = bool(self._may_fall[i]), bool(self._may_rise[i])
+            self._may_fall[i], self._may_rise[i] = rise, fall

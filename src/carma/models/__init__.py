@@ -1,0 +1,1 @@
+"""Causal models: known equations, and flows learned from data and a graph."""

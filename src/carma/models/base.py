@@ -1,0 +1,185 @@
+"""The contract of a causal model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from carma.errors import NotFittedError, TableError
+from carma.interventions import Intervention
+from carma.schema import Schema
+from carma.state import State
+from carma.table import Encoding, Statistics
+
+__all__ = ["CausalModel"]
+
+
+class CausalModel(ABC):
+    """Learned or known mechanisms over a causal graph.
+
+    Tensors are rows of model space (see ``Encoding``), float64. Everything is differentiable
+    in the values of the intervention. Laws that every model keeps (Pearl 2009, chapter 7):
+    the empty intervention gives ``x`` back; a set column has exactly its value; what is no
+    effect of a set column does not move; a row's answer does not depend on its batch.
+
+    A subclass implements ``_fit``, ``_abduct``, ``_predict``, ``_sample_latent``,
+    ``_log_prob``, ``state`` and ``from_state``.
+
+    Args:
+        schema: The problem.
+
+    Attributes:
+        encoding: Map between tables and tensors.
+        statistics_: Mean, spread and range of the training table.
+    """
+
+    kind: ClassVar[str]
+    statistics_: Statistics
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.encoding = Encoding(schema)
+
+    def fit(self, table: Any, *, progress: bool | None = None) -> Self:
+        """Learn from a table in original units.
+
+        Args:
+            table: pandas or polars DataFrame.
+            progress: Show a bar; ``None`` shows it on a terminal.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            TableError: The table does not fit the schema, a column is constant, or there are
+                fewer than two rows.
+        """
+        x = self.encoding.encode(table)
+        statistics = Statistics.of(x, self.encoding)
+        self._fit(x, statistics, progress)
+        self.statistics_ = statistics
+        return self
+
+    @property
+    def is_fitted(self) -> bool:
+        """True after ``fit``."""
+        return hasattr(self, "statistics_")
+
+    @property
+    def adjacency(self) -> Tensor:
+        """Shape ``(d, d)``, bool: ``[i, j]`` true when column ``j`` acts on column ``i``."""
+        return self.encoding.adjacency
+
+    def abduct(self, x: Tensor) -> Tensor:
+        """Find what is particular to each person.
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+
+        Returns:
+            Exogenous ``u`` (latent ``z`` for learned models), shape ``(n, d)``.
+        """
+        self._check("abduct", x)
+        return self._abduct(x)
+
+    def predict(self, u: Tensor) -> Tensor:
+        """Rebuild people from their exogenous values.
+
+        Args:
+            u: Shape ``(n, d)``, as ``abduct`` returns it.
+
+        Returns:
+            Shape ``(n, d)``, model space.
+        """
+        self._check("predict", u)
+        return self._predict(u, None, None)
+
+    def counterfactual(
+        self, x: Tensor, intervention: Intervention, u: Tensor | None = None
+    ) -> Tensor:
+        """What ``x`` would have been under the intervention, all else of the person kept.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``, model space.
+            intervention: Another one for each row.
+            u: ``abduct(x)`` where it is known already.
+
+        Returns:
+            Shape ``(n, d)``, model space.
+        """
+        self._check("counterfactual", x)
+        if intervention.mask.shape != x.shape:
+            shape = tuple(intervention.mask.shape)
+            rule = f"have the shape of x, {tuple(x.shape)}"
+            raise TableError.of(type(self).__name__, "intervention", rule, shape)
+        if u is None:
+            u = self._abduct(x)
+        mask, values = intervention.mask, intervention.values
+        moved = self._predict(u, intervention, x)
+        reach = self.encoding.reachability.to(x.dtype)
+        is_effect = (mask.to(x.dtype) @ reach.T) > 0
+        return torch.where(mask, values, torch.where(is_effect, moved, x))
+
+    def sample(self, n: int, intervention: Intervention | None = None, *, seed: int = 0) -> Tensor:
+        """Draw people, from the intervened population where an intervention is given.
+
+        Args:
+            n: Number of rows.
+            intervention: Shape ``(n, d)``, another one for each row.
+            seed: Of all draws.
+
+        Returns:
+            Shape ``(n, d)``, model space.
+        """
+        if not self.is_fitted:
+            raise NotFittedError.of(type(self).__name__, "sample")
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            u = self._sample_latent(n)
+            return self._predict(u, intervention, None)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of each row in original units, shape ``(n,)``."""
+        self._check("log_prob", x)
+        return self._log_prob(x)
+
+    @abstractmethod
+    def state(self) -> State:
+        """Settings and tensors from which ``from_state`` rebuilds the fitted model."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, schema: Schema, state: State) -> Self:
+        """Rebuild a fitted model."""
+
+    @abstractmethod
+    def _fit(self, x: Tensor, statistics: Statistics, progress: bool | None) -> None: ...
+
+    @abstractmethod
+    def _abduct(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _predict(
+        self, u: Tensor, intervention: Intervention | None, start: Tensor | None
+    ) -> Tensor:
+        """Run the mechanisms in causal order with set columns held.
+
+        ``start`` holds factual rows that agree with ``u`` wherever no cause is set; columns
+        that are no effect of a set column may be returned as they are there.
+        """
+
+    @abstractmethod
+    def _sample_latent(self, n: int) -> Tensor: ...
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor) -> Tensor: ...
+
+    def _check(self, method: str, x: Tensor) -> None:
+        if not self.is_fitted:
+            raise NotFittedError.of(type(self).__name__, method)
+        if x.ndim != 2 or x.shape[1] != self.encoding.n_columns:
+            rule = f"have shape (n, {self.encoding.n_columns})"
+            raise TableError.of(type(self).__name__, "x", rule, tuple(x.shape))

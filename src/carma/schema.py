@@ -1,0 +1,392 @@
+"""What the columns of a table mean, and what a person may do about them."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import tomli_w
+
+from carma.errors import FileError, GraphError, SchemaError
+from carma.files import write_whole
+from carma.graph import CausalGraph
+
+__all__ = ["Direction", "Feature", "Kind", "Level", "Role", "Schema"]
+
+Kind = Literal["continuous", "integer", "binary", "ordinal", "nominal"]
+Role = Literal["actionable", "mutable", "immutable"]
+Direction = Literal["any", "up", "down"]
+Level = str | int | float | bool
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the table, in original units.
+
+    Args:
+        name: Column name.
+        kind: ``continuous``, ``integer``, ``binary``, ``ordinal`` (ordered levels) or
+            ``nominal`` (unordered levels).
+        levels: All values of a binary, ordinal or nominal feature; ordinal ones in rising
+            order. A binary feature without levels has 0 and 1.
+        bounds: Least and greatest value that can exist (numeric kinds). Rows outside are
+            refused, plans never leave them. Without bounds, plans stay in the range that the
+            causal model was fitted on.
+        step: Plans name multiples of this, counted from the lower bound or 0 (numeric kinds).
+            Integers have step 1.
+        role: ``actionable``: a plan may set it; ``mutable``: it may move as a consequence;
+            ``immutable``: it never moves.
+        direction: Which way a plan may move it. For ordinal features, up is towards the last
+            level.
+        cost_weight: Multiplies the cost of acting on it; 2 = twice as hard.
+        unit: Shown after values, such as ``"EUR"``.
+
+    Raises:
+        SchemaError: A field contradicts another or the rules above.
+
+    Example:
+        >>> Feature("age", "integer", bounds=(18, 99), role="immutable", unit="years").role
+        'immutable'
+        >>> Feature("age", "integer", direction="sideways")
+        Traceback (most recent call last):
+        carma.errors.SchemaError: Feature 'age': 'direction' must be any, up or down; got 'sideways'
+    """
+
+    name: str
+    kind: Kind = "continuous"
+    levels: tuple[Level, ...] = ()
+    bounds: tuple[float, float] | None = None
+    step: float | None = None
+    role: Role = "mutable"
+    direction: Direction = "any"
+    cost_weight: float = 1.0
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise SchemaError.of("Feature", "name", "be a non-empty string", self.name)
+        for argument, choices in (("kind", Kind), ("role", Role), ("direction", Direction)):
+            self._check_choice(argument, get_args(choices))
+        levels = tuple(self.levels)
+        if self.kind == "binary" and not levels:
+            levels = (0, 1)
+        object.__setattr__(self, "levels", levels)
+        self._check_levels()
+        self._check_bounds()
+        self._check_step()
+        if self.kind == "nominal" and self.direction != "any":
+            raise self._error("direction", "be any: nominal levels have no order", self.direction)
+        if self.role == "immutable" and self.direction != "any":
+            raise self._error("direction", "be any: immutable features never move", self.direction)
+        if not _is_number(self.cost_weight) or self.cost_weight <= 0:
+            raise self._error("cost_weight", "be a finite number above 0", self.cost_weight)
+
+    @property
+    def has_levels(self) -> bool:
+        """True for binary, ordinal and nominal features."""
+        return self.kind in ("binary", "ordinal", "nominal")
+
+    @property
+    def is_discrete(self) -> bool:
+        """True for every kind but continuous."""
+        return self.kind != "continuous"
+
+    @cached_property
+    def codes(self) -> tuple[float, ...]:
+        """The number that stands for each level in model space.
+
+        Numeric levels stand for themselves, others are counted from 0.
+        """
+        if all(_is_number(level) for level in self.levels):
+            return tuple(float(level) for level in self.levels)
+        return tuple(float(position) for position in range(len(self.levels)))
+
+    def say(self, value: Any) -> str:
+        """Write a value for a person: rounded, with its unit.
+
+        Example:
+            >>> Feature("income", unit="EUR").say(1234.5678)
+            '1,235 EUR'
+        """
+        if _is_number(value) and not self.has_levels:
+            number = float(value)
+            digits = 0 if abs(number) >= 1000 or number == int(number) else 2
+            text = f"{number:,.{digits}f}"
+            if digits and abs(number) < 0.1:
+                text = f"{number:.3g}"
+        else:
+            text = str(value)
+        return f"{text} {self.unit}".rstrip()
+
+    def _check_choice(self, argument: str, choices: Sequence[str]) -> None:
+        value = getattr(self, argument)
+        if value not in choices:
+            rule = "be " + ", ".join(choices[:-1]) + f" or {choices[-1]}"
+            raise self._error(argument, rule, value)
+
+    def _check_levels(self) -> None:
+        if not self.has_levels:
+            if self.levels:
+                raise self._error("levels", f"be absent for kind {self.kind}", self.levels)
+            return
+        least = 2
+        if len(self.levels) < least or len(set(self.levels)) != len(self.levels):
+            raise self._error("levels", "list at least two different values", self.levels)
+        if self.kind == "binary" and len(self.levels) != least:
+            raise self._error("levels", "list exactly two values for kind binary", self.levels)
+        if not all(isinstance(level, (str, int, float, bool)) for level in self.levels):
+            raise self._error("levels", "be strings, numbers or booleans", self.levels)
+        if self.kind == "ordinal" and list(self.codes) != sorted(self.codes):
+            raise self._error("levels", "rise from the lowest to the highest", self.levels)
+
+    def _check_bounds(self) -> None:
+        if self.bounds is None:
+            return
+        if self.has_levels:
+            raise self._error("bounds", f"be absent for kind {self.kind}", self.bounds)
+        pair = tuple(self.bounds)
+        if len(pair) != 2 or not all(_is_number(bound) for bound in pair) or pair[0] >= pair[1]:
+            raise self._error("bounds", "be two finite numbers, the lower first", self.bounds)
+        object.__setattr__(self, "bounds", pair)
+
+    def _check_step(self) -> None:
+        if self.step is None:
+            return
+        if self.has_levels:
+            raise self._error("step", f"be absent for kind {self.kind}", self.step)
+        if not _is_number(self.step) or self.step <= 0:
+            raise self._error("step", "be a finite number above 0", self.step)
+        if self.kind == "integer" and self.step != int(self.step):
+            raise self._error("step", "be a whole number for kind integer", self.step)
+
+    def _error(self, argument: str, rule: str, value: Any) -> SchemaError:
+        return SchemaError.of(f"Feature {self.name!r}", argument, rule, value)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A whole problem: features, causal graph, and what counts as accepted.
+
+    Args:
+        features: One ``Feature`` a column, in the order of the table.
+        graph: Causal graph over exactly these features.
+        outcome: Column with the recorded decision, if the table has one.
+        favourable: The value of ``outcome`` that people hope for.
+        threshold: A person is accepted when the probability of the favourable outcome is at
+            least this; strictly between 0 and 1.
+        ignore: Columns that may be in the table and are not used (identifiers, say).
+
+    Raises:
+        SchemaError: The parts contradict each other.
+        GraphError: The graph names other features.
+
+    Example:
+        >>> schema = Schema(
+        ...     (Feature("income", role="actionable"), Feature("savings")),
+        ...     CausalGraph.from_edges([("income", "savings")]),
+        ... )
+        >>> schema.actionable
+        ('income',)
+        >>> Schema.from_toml(schema.to_toml()) == schema
+        True
+    """
+
+    features: tuple[Feature, ...]
+    graph: CausalGraph
+    outcome: str | None = None
+    favourable: Level | None = None
+    threshold: float = 0.5
+    ignore: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+        if not self.features:
+            raise SchemaError.of("Schema", "features", "list at least one feature", ())
+        repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+        if repeated:
+            raise SchemaError.of("Schema", "features", "have different names", repeated)
+        self._align_graph()
+        if not _is_number(self.threshold) or not 0 < self.threshold < 1:
+            rule = "lie strictly between 0 and 1"
+            raise SchemaError.of("Schema", "threshold", rule, self.threshold)
+        if (self.outcome is None) != (self.favourable is None):
+            pair = (self.outcome, self.favourable)
+            rule = "be given together with the other, or neither"
+            raise SchemaError.of("Schema", "outcome and favourable", rule, pair)
+        taken = [n for n in (self.outcome, *self.ignore) if n in self.names]
+        if taken:
+            rule = "not be a feature as well"
+            raise SchemaError.of("Schema", "outcome or ignore", rule, taken[0])
+        self._check_roles()
+
+    @classmethod
+    def from_toml(cls, source: str | Path) -> Schema:
+        """Read the schema part of a problem file.
+
+        Args:
+            source: Path of a ``.toml`` file, or TOML text.
+
+        Returns:
+            The schema. Sections that set up a job (``data``, ``classifier``,
+            ``causal_model``, ``solver``) are left to ``Problem.from_toml``.
+
+        Raises:
+            FileError: The file cannot be read or is no TOML.
+            SchemaError: A key is unknown or a value breaks a rule.
+        """
+        return cls.from_dict(read_toml(source))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Schema:
+        """Build a schema from the content of a problem file.
+
+        Raises:
+            SchemaError: A key is unknown or missing, or a value breaks a rule.
+        """
+        content = {k: v for k, v in content.items() if k not in JOB_SECTIONS}
+        version = content.pop("version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            rule = f"be {FORMAT_VERSION}, the format this version of carma reads"
+            raise SchemaError.of("problem file", "version", rule, version)
+        for key in ("features", "graph"):
+            if not isinstance(content.get(key), Mapping):
+                rule = f"be present as a table [{key}]"
+                raise SchemaError.of("problem file", key, rule, content.get(key))
+        table = cast("Mapping[str, Mapping[str, Any]]", content.pop("features"))
+        parents = content.pop("graph")
+        allowed = {f.name for f in fields(cls)}
+        unknown = sorted(set(content) - allowed)
+        if unknown:
+            rule = f"be one of {', '.join(sorted(allowed | JOB_SECTIONS | {'version'}))}"
+            raise SchemaError.of("problem file", "key", rule, unknown[0])
+        features = tuple(_feature_from_dict(name, entry) for name, entry in table.items())
+        for effect, causes in parents.items():
+            if isinstance(causes, str) or not isinstance(causes, Sequence):
+                rule = "list the causes of each effect, as in savings = ['income']"
+                raise SchemaError.of("problem file", f"graph.{effect}", rule, causes)
+        graph = CausalGraph.from_parents(parents, [f.name for f in features])
+        content["ignore"] = tuple(content.get("ignore", ()))
+        return cls(features, graph, **content)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a problem file; ``from_dict`` undoes it."""
+        content: dict[str, Any] = {"version": FORMAT_VERSION}
+        if self.outcome is not None:
+            content |= {"outcome": self.outcome, "favourable": self.favourable}
+        content["threshold"] = self.threshold
+        if self.ignore:
+            content["ignore"] = list(self.ignore)
+        content["graph"] = {
+            name: list(self.graph.parents(name)) for name in self.names if self.graph.parents(name)
+        }
+        content["features"] = {f.name: _feature_to_dict(f) for f in self.features}
+        return content
+
+    def to_toml(self, path: str | Path | None = None) -> str:
+        """Write the schema as TOML text, and to ``path`` when one is given.
+
+        Raises:
+            FileError: The path cannot be written.
+        """
+        text = tomli_w.dumps(self.to_dict())
+        if path is not None:
+            write_whole(path, text.encode("utf-8"))
+        return text
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Feature names, in order."""
+        return tuple(f.name for f in self.features)
+
+    @cached_property
+    def actionable(self) -> tuple[str, ...]:
+        """Names of the features that a plan may set, in order."""
+        return tuple(f.name for f in self.features if f.role == "actionable")
+
+    def __getitem__(self, name: str) -> Feature:
+        """Return the feature of that name."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise SchemaError.of("Schema", "name", f"be one of {', '.join(self.names)}", name)
+
+    def _align_graph(self) -> None:
+        if not isinstance(self.graph, CausalGraph):
+            raise SchemaError.of("Schema", "graph", "be a CausalGraph", self.graph)
+        if set(self.graph.nodes) != set(self.names):
+            strangers = [n for n in self.graph.nodes if n not in self.names]
+            absent = [n for n in self.names if n not in self.graph.nodes]
+            rule = "have exactly the features as nodes" + (", none missing" if absent else "")
+            raise GraphError.of("Schema", "graph", rule, strangers or absent)
+        if self.graph.nodes != self.names:
+            object.__setattr__(self, "graph", CausalGraph(self.names, self.graph.edges))
+
+    def _check_roles(self) -> None:
+        for name in self.actionable:
+            for effect in sorted(self.graph.descendants(name)):
+                if self[effect].role == "immutable":
+                    rule = (
+                        f"not be an effect of an actionable feature: acting on {name!r} moves it; "
+                        "make it mutable or remove the path"
+                    )
+                    raise SchemaError.of("Schema", "immutable feature", rule, effect)
+
+
+JOB_SECTIONS = {"data", "classifier", "causal_model", "solver"}
+
+
+def read_toml(source: str | Path) -> dict[str, Any]:
+    """Read TOML from a path or, where the string has several lines, from the string itself.
+
+    Raises:
+        FileError: The file cannot be read or is no TOML.
+    """
+    text = str(source)
+    if isinstance(source, Path) or "\n" not in text:
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError.of("problem file", "path", "be a readable text file", text) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"problem file: not valid TOML: {error}") from error
+
+
+def _feature_from_dict(name: str, entry: Any) -> Feature:
+    if not isinstance(entry, Mapping):
+        raise SchemaError.of("problem file", f"features.{name}", "be a table", entry)
+    allowed = [f.name for f in fields(Feature) if f.name != "name"]
+    unknown = sorted(set(entry) - set(allowed))
+    if unknown:
+        rule = f"only have the keys {', '.join(allowed)}"
+        raise SchemaError.of("problem file", f"features.{name}", rule, unknown[0])
+    settings = dict(entry)
+    for key in ("levels", "bounds"):
+        if isinstance(settings.get(key), list):
+            settings[key] = tuple(settings[key])
+    return Feature(name, **settings)
+
+
+def _feature_to_dict(feature: Feature) -> dict[str, Any]:
+    entry: dict[str, Any] = {"kind": feature.kind}
+    for key in fields(Feature):
+        value = getattr(feature, key.name)
+        if key.name in ("name", "kind") or value == key.default:
+            continue
+        entry[key.name] = list(value) if isinstance(value, tuple) else value
+    return entry
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    ) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0 and math.isfinite(value))

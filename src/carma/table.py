@@ -1,0 +1,385 @@
+"""Tables in original units to tensors in model space, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carma.errors import SchemaError, TableError
+from carma.schema import Feature, Schema
+
+__all__ = ["Encoding", "Statistics", "labels", "to_pandas"]
+
+
+class Encoding:
+    """The invertible map between a table and a tensor.
+
+    Model space is float64 and keeps original units: a numeric feature is one column as it is;
+    a binary or ordinal feature is one column with its level's code (``Feature.codes``); a
+    nominal feature is one 0/1 column a level. Each model standardises inside itself.
+
+    Args:
+        schema: The problem.
+
+    Example:
+        >>> from carma import CausalGraph, Feature, Schema
+        >>> schema = Schema(
+        ...     (Feature("job", "nominal", levels=("clerk", "cook")), Feature("income")),
+        ...     CausalGraph.from_edges([("job", "income")]),
+        ... )
+        >>> people = pd.DataFrame({"job": ["cook"], "income": [12.5]}, index=["ann"])
+        >>> encoding = Encoding(schema)
+        >>> encoding.columns, encoding.encode(people).tolist()
+        (('job=clerk', 'job=cook', 'income'), [[0.0, 1.0, 12.5]])
+        >>> encoding.decode(encoding.encode(people), people.index).equals(people)
+        True
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        owners: list[int] = []
+        columns: list[str] = []
+        for position, feature in enumerate(schema.features):
+            if feature.kind == "nominal":
+                columns += [f"{feature.name}={level}" for level in feature.levels]
+                owners += [position] * len(feature.levels)
+            else:
+                columns.append(feature.name)
+                owners.append(position)
+        self.columns = tuple(columns)
+        self.owners = tuple(owners)
+
+    @property
+    def n_columns(self) -> int:
+        """Width ``d`` of model space."""
+        return len(self.columns)
+
+    def column(self, name: str) -> int:
+        """Position of a feature's (first) column in model space."""
+        return self.owners.index(self.schema.names.index(name))
+
+    def block(self, name: str) -> slice:
+        """Positions of all columns of a feature in model space."""
+        start = self.column(name)
+        return slice(start, start + self.owners.count(self.owners[start]))
+
+    @cached_property
+    def actionable(self) -> Tensor:
+        """Positions of the actionable columns, shape ``(k,)``, int64."""
+        positions = [self.column(name) for name in self.schema.actionable]
+        return torch.tensor(positions, dtype=torch.long)
+
+    @cached_property
+    def adjacency(self) -> Tensor:
+        """The graph over columns, ``(d, d)`` bool: ``[i, j]`` true when ``j`` acts on ``i``."""
+        return self._spread(self.schema.graph.adjacency) | torch.eye(
+            self.n_columns, dtype=torch.bool
+        )
+
+    @cached_property
+    def reachability(self) -> Tensor:
+        """Ancestors over columns, ``(d, d)`` bool: ``[i, j]`` true when ``j`` reaches ``i``."""
+        return self._spread(self.schema.graph.reachability)
+
+    def encode(self, frame: Any) -> Tensor:
+        """Check a table against the schema and turn it into a tensor.
+
+        Args:
+            frame: pandas or polars DataFrame, original units, all features as columns; the
+                outcome and ignored columns may be there.
+
+        Returns:
+            Shape ``(n, d)``, float64, model space.
+
+        Raises:
+            TableError: A column is missing, unknown or repeated, a value is missing, infinite,
+                of the wrong kind, out of bounds or an unknown level, the index repeats a
+                label, or the table is empty. The message names column and row.
+        """
+        table = to_pandas(frame)
+        self._check_shape(table)
+        # One contiguous column a feature is written at a time: tables arrive column-wise.
+        x = np.empty((self.n_columns, len(table)))
+        for feature in self.schema.features:
+            where = self.block(feature.name)
+            series = table[feature.name]
+            if feature.has_levels:
+                codes = _level_positions(feature, series)
+                if feature.kind == "nominal":
+                    x[where] = codes[None, :] == np.arange(len(feature.levels))[:, None]
+                else:
+                    x[where.start] = np.asarray(feature.codes)[codes]
+            else:
+                x[where.start] = _numbers(feature, series)
+        return torch.from_numpy(np.ascontiguousarray(x.T))
+
+    def decode(self, x: Tensor, index: Any = None) -> pd.DataFrame:
+        """Turn a tensor back into a table in original units.
+
+        Args:
+            x: Shape ``(n, d)``, model space. Discrete columns are snapped to what exists.
+            index: Row labels of the result.
+
+        Returns:
+            One column a feature.
+        """
+        values = self.snap(x.detach()).cpu().double().numpy()
+        data: dict[str, Any] = {}
+        for feature in self.schema.features:
+            where = self.block(feature.name)
+            if feature.kind == "nominal":
+                positions = values[:, where].argmax(axis=1)
+                data[feature.name] = _level_array(feature)[positions]
+            elif feature.has_levels:
+                distance = np.abs(values[:, where.start, None] - np.asarray(feature.codes))
+                data[feature.name] = _level_array(feature)[distance.argmin(axis=1)]
+            elif feature.kind == "integer":
+                data[feature.name] = np.rint(values[:, where.start]).astype(np.int64)
+            else:
+                data[feature.name] = values[:, where.start]
+        return pd.DataFrame(data, index=index)
+
+    def snap(self, x: Tensor) -> Tensor:
+        """Move every discrete column to the nearest value that exists.
+
+        Gradients pass straight through (Bengio et al. 2013, arXiv 1308.3432).
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+
+        Returns:
+            The same shape; continuous columns unchanged.
+        """
+        if not self._has_discrete:
+            return x
+        snapped = x.detach().clone()
+        if len(self._integer_columns):
+            snapped[:, self._integer_columns] = snapped[:, self._integer_columns].round()
+        if len(self._level_columns):
+            values = snapped[:, self._level_columns]
+            codes = self._level_codes.to(x)
+            nearest = (values.unsqueeze(-1) - codes).abs().argmin(dim=-1, keepdim=True)
+            exact = codes.expand(*values.shape, -1).gather(-1, nearest).squeeze(-1)
+            snapped[:, self._level_columns] = exact
+        return x + (snapped - x).detach() if x.requires_grad else snapped
+
+    @cached_property
+    def _integer_columns(self) -> list[int]:
+        return [self.column(f.name) for f in self.schema.features if f.kind == "integer"]
+
+    @cached_property
+    def _level_columns(self) -> list[int]:
+        return [
+            i
+            for f in self.schema.features
+            if f.has_levels
+            for i in range(*self.block(f.name).indices(self.n_columns))
+        ]
+
+    @property
+    def _has_discrete(self) -> bool:
+        return bool(self._integer_columns or self._level_columns)
+
+    @cached_property
+    def _level_codes(self) -> Tensor:
+        rows = []
+        for i in self._level_columns:
+            feature = self.schema.features[self.owners[i]]
+            rows.append((0.0, 1.0) if feature.kind == "nominal" else feature.codes)
+        width = max(len(row) for row in rows)
+        padded = [[*row, *([row[-1]] * (width - len(row)))] for row in rows]
+        return torch.tensor(padded, dtype=torch.float64)
+
+    def _spread(self, matrix: NDArray[np.bool_]) -> Tensor:
+        owners = np.asarray(self.owners)
+        spread = matrix[np.ix_(owners, owners)].copy()
+        spread[owners[:, None] == owners[None, :]] = False
+        return torch.from_numpy(spread)
+
+    def _check_shape(self, table: pd.DataFrame) -> None:
+        schema = self.schema
+        columns = list(table.columns)
+        if not table.columns.is_unique:
+            repeated = sorted({str(c) for c in columns if columns.count(c) > 1})
+            raise TableError.of("table", "columns", "have different names", repeated)
+        known = {*schema.names, *schema.ignore, schema.outcome}
+        absent = [name for name in schema.names if name not in table.columns]
+        if absent:
+            raise TableError.of("table", "columns", "include every feature; missing", absent)
+        extra = [str(c) for c in columns if c not in known]
+        if extra:
+            rule = "be features, the outcome, or listed under 'ignore' in the schema"
+            raise TableError.of("table", "columns", rule, extra)
+        if len(table) == 0:
+            raise TableError.of("table", "rows", "be at least one", 0)
+        if not table.index.is_unique:
+            repeated_label = table.index[table.index.duplicated()][0]
+            raise TableError.of("table", "index", "have different labels", repeated_label)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one table says about the columns of model space; every tensor has shape ``(d,)``.
+
+    Args:
+        mean: Mean of each column.
+        std: Standard deviation (population) of each column.
+        minimum: Least value of each column.
+        maximum: Greatest value of each column.
+
+    Example:
+        >>> from carma.benchmarks import load
+        >>> Statistics.of(load("loan", rows=200).encoded("causal")).mean.shape
+        torch.Size([7])
+    """
+
+    mean: Tensor
+    std: Tensor
+    minimum: Tensor
+    maximum: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, encoding: Encoding | None = None) -> Statistics:
+        """Summarise a training table.
+
+        Args:
+            x: Shape ``(n, d)``, model space, at least two rows.
+            encoding: With it, a constant feature is refused by name.
+
+        Raises:
+            TableError: There are fewer than two rows, or a feature never varies.
+        """
+        if len(x) < 2:
+            raise TableError.of("training table", "rows", "be at least two", len(x))
+        minimum, maximum = x.amin(0), x.amax(0)
+        constant = minimum == maximum
+        if encoding is not None:
+            for feature in encoding.schema.features:
+                where = encoding.block(feature.name)
+                if bool(constant[where].all()):
+                    value = x[0, where].tolist()
+                    rule = "vary: a constant column teaches nothing; remove the feature"
+                    raise TableError.of("training table", f"column {feature.name}", rule, value)
+        std = torch.where(constant, 1.0, x.std(0, correction=0))
+        return cls(x.mean(0), std, minimum, maximum)
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return the four tensors by name."""
+        return {name: getattr(self, name) for name in ("mean", "std", "minimum", "maximum")}
+
+
+def labels(schema: Schema, frame: Any) -> Tensor:
+    """Read the outcome column.
+
+    Args:
+        schema: Must name ``outcome`` and ``favourable``.
+        frame: Table with the outcome column.
+
+    Returns:
+        Shape ``(n,)``, bool: true where the outcome is favourable.
+
+    Raises:
+        SchemaError: The schema names no outcome.
+        TableError: The column is absent, has gaps, or holds one class only.
+    """
+    table = to_pandas(frame)
+    if schema.outcome is None:
+        rule = "name the outcome column to learn a classifier from a table"
+        raise SchemaError.of("Schema", "outcome", rule, None)
+    if schema.outcome not in table.columns:
+        raise TableError.of("table", "columns", "include the outcome", schema.outcome)
+    column = table[schema.outcome]
+    gaps = np.flatnonzero(column.isna().to_numpy())
+    if len(gaps):
+        rule = f"have no gaps; first at row {table.index[gaps[0]]!r}"
+        raise TableError.of("table", f"column {schema.outcome}", rule, None)
+    favourable = (column == schema.favourable).to_numpy(dtype=bool)
+    if favourable.all() or not favourable.any():
+        rule = f"hold both the favourable value {schema.favourable!r} and another"
+        seen = column.unique().tolist()
+        raise TableError.of("table", f"column {schema.outcome}", rule, seen)
+    return torch.tensor(favourable)
+
+
+def to_pandas(frame: Any) -> pd.DataFrame:
+    """Accept any DataFrame that narwhals knows; pandas ones pass unchanged.
+
+    Raises:
+        TableError: It is no DataFrame.
+    """
+    if isinstance(frame, pd.DataFrame):
+        return frame
+    try:
+        table: pd.DataFrame = nw.from_native(frame, eager_only=True).to_pandas()
+    except TypeError as error:
+        rule = "be a pandas or polars DataFrame"
+        raise TableError.of("table", "frame", rule, type(frame).__name__) from error
+    return table
+
+
+def _numbers(feature: Feature, series: pd.Series[Any]) -> NDArray[np.float64]:
+    if series.dtype.kind not in "iuf":
+        series = _parsed_numbers(feature, series)
+    values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    finite = np.isfinite(values)
+    if not finite.all():
+        _refuse(feature, series, ~finite, "be a finite number, not missing")
+    if feature.kind == "integer":
+        whole = values == np.rint(values)
+        if not whole.all():
+            _refuse(feature, series, ~whole, "be a whole number")
+    if feature.bounds is not None:
+        low, high = feature.bounds
+        inside = (values >= low) & (values <= high)
+        if not inside.all():
+            _refuse(feature, series, ~inside, f"lie within its bounds {low} to {high}")
+    return values
+
+
+def _parsed_numbers(feature: Feature, series: pd.Series[Any]) -> pd.Series[Any]:
+    if series.dtype.kind == "b":
+        every = np.ones(len(series), dtype=bool)
+        _refuse(feature, series, every, f"be a number (kind {feature.kind}), not a boolean")
+    parsed = pd.to_numeric(series, errors="coerce")
+    text = np.array([isinstance(v, str) for v in series], dtype=bool)
+    if text.any():
+        _refuse(feature, series, text, f"be a number (kind {feature.kind}), not text")
+    return parsed
+
+
+def _level_positions(feature: Feature, series: pd.Series[Any]) -> NDArray[np.intp]:
+    missing = series.isna().to_numpy()
+    if missing.any():
+        _refuse(feature, series, missing, "not be missing")
+    lookup: dict[Any, int] = {level: i for i, level in enumerate(feature.levels)}
+    values: Sequence[Any] = series.tolist()
+    positions = np.fromiter((lookup.get(v, -1) for v in values), dtype=np.intp, count=len(values))
+    unknown = positions < 0
+    if unknown.any():
+        known = ", ".join(str(level) for level in feature.levels)
+        _refuse(feature, series, unknown, f"be one of its levels ({known})")
+    return positions
+
+
+def _level_array(feature: Feature) -> NDArray[Any]:
+    if all(isinstance(level, str) for level in feature.levels):
+        return np.asarray(feature.levels, dtype=object)
+    return np.asarray(feature.levels)
+
+
+def _refuse(feature: Feature, series: pd.Series[Any], bad: NDArray[np.bool_], rule: str) -> None:
+    first = int(np.flatnonzero(bad)[0])
+    more = int(bad.sum()) - 1
+    value = series.iloc[first]
+    where = f"column {feature.name}, row {series.index[first]!r}"
+    tail = f" (and {more} more rows)" if more else ""
+    raise TableError.of("table", where, rule + tail, value)

@@ -1,4 +1,7 @@
-"""Causal algorithmic recourse at scale."""
+"""Causal algorithmic recourse at scale: what would this person have to change?
+
+Names are imported when first used, so that ``import carma`` and the command line stay quick.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,109 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from carma.bundle import Bundle as Bundle
+    from carma.bundle import load as load
+    from carma.bundle import load_bundle as load_bundle
+    from carma.bundle import save as save
+    from carma.classifiers.base import Classifier as Classifier
+    from carma.classifiers.neural import ClassifierSettings as ClassifierSettings
+    from carma.classifiers.neural import fit_classifier as fit_classifier
+    from carma.classifiers.sklearn import from_sklearn as from_sklearn
+    from carma.classifiers.torch_module import TorchClassifier as TorchClassifier
+    from carma.costs import SquaredCost as SquaredCost
+    from carma.draft import draft_schema as draft_schema
     from carma.errors import CarmaError as CarmaError
+    from carma.evaluation.metrics import Metrics as Metrics
+    from carma.evaluation.metrics import evaluate as evaluate
     from carma.graph import CausalGraph as CausalGraph
+    from carma.interventions import Intervention as Intervention
+    from carma.models.base import CausalModel as CausalModel
     from carma.models.flow import CausalFlow as CausalFlow
+    from carma.models.flow import FlowSettings as FlowSettings
+    from carma.models.scm import Equation as Equation
+    from carma.models.scm import StructuralCausalModel as StructuralCausalModel
+    from carma.models.scm import additive as additive
+    from carma.recourse.base import Solver as Solver
+    from carma.recourse.carma import Carma as Carma
+    from carma.recourse.carma import CarmaSettings as CarmaSettings
+    from carma.recourse.result import RecourseResult as RecourseResult
+    from carma.recourse.status import Status as Status
     from carma.schema import Feature as Feature
     from carma.schema import Schema as Schema
+    from carma.training import TrainingSettings as TrainingSettings
 
 _HOMES = {
+    "Bundle": "carma.bundle",
+    "Carma": "carma.recourse.carma",
     "CarmaError": "carma.errors",
+    "CarmaSettings": "carma.recourse.carma",
     "CausalFlow": "carma.models.flow",
     "CausalGraph": "carma.graph",
+    "CausalModel": "carma.models.base",
+    "Classifier": "carma.classifiers.base",
+    "ClassifierSettings": "carma.classifiers.neural",
+    "Equation": "carma.models.scm",
     "Feature": "carma.schema",
+    "FlowSettings": "carma.models.flow",
+    "Intervention": "carma.interventions",
+    "Metrics": "carma.evaluation.metrics",
+    "RecourseResult": "carma.recourse.result",
     "Schema": "carma.schema",
+    "Solver": "carma.recourse.base",
+    "SquaredCost": "carma.costs",
+    "Status": "carma.recourse.status",
+    "StructuralCausalModel": "carma.models.scm",
+    "TorchClassifier": "carma.classifiers.torch_module",
+    "TrainingSettings": "carma.training",
+    "additive": "carma.models.scm",
+    "draft_schema": "carma.draft",
+    "evaluate": "carma.evaluation.metrics",
+    "fit_classifier": "carma.classifiers.neural",
+    "from_sklearn": "carma.classifiers.sklearn",
+    "load": "carma.bundle",
+    "load_bundle": "carma.bundle",
+    "save": "carma.bundle",
 }
 
-__all__ = list(_HOMES)
+__all__ = [
+    "Bundle",
+    "Carma",
+    "CarmaError",
+    "CarmaSettings",
+    "CausalFlow",
+    "CausalGraph",
+    "CausalModel",
+    "Classifier",
+    "ClassifierSettings",
+    "Equation",
+    "Feature",
+    "FlowSettings",
+    "Intervention",
+    "Metrics",
+    "RecourseResult",
+    "Schema",
+    "Solver",
+    "SquaredCost",
+    "Status",
+    "StructuralCausalModel",
+    "TorchClassifier",
+    "TrainingSettings",
+    "additive",
+    "draft_schema",
+    "evaluate",
+    "fit_classifier",
+    "from_sklearn",
+    "load",
+    "load_bundle",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'carma' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

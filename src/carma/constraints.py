@@ -105,7 +105,8 @@ class PlanLimits:
 
         Values are clamped to the box, then moved to a step or level **away** from the
         person's own value, so that rounding does not undo a flip; where the box ends before
-        that, to the last step or level inside it. Gradients pass straight through.
+        that, back to the last step or level inside it, at most to the person's own value.
+        Gradients pass straight through.
 
         Args:
             x: Factual rows, shape ``(n, d)``.
@@ -121,7 +122,8 @@ class PlanLimits:
         for i in self._levelled:
             if bool(self._may_act[i]):
                 exact[:, i] = self._to_level(i, x, exact, limits)
-        return values + (exact - values).detach() if values.requires_grad else exact
+        # Adding an exact 0, where values + (exact - values) would round off the level.
+        return exact + (values - values.detach()) if values.requires_grad else exact
 
     def permits(self, x: Tensor, intervention: Intervention, limits: Limits) -> Tensor:
         """Check plans against every limit.
@@ -152,24 +154,27 @@ class PlanLimits:
     def _to_step(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         step = torch.where(self._stepped, self._step, torch.ones_like(self._step))
         count = (values - self._origin) / step
+        rises = values >= x
         slack = 1e-6
-        outward = torch.where(values >= x, (count - slack).ceil(), (count + slack).floor())
+        outward = torch.where(rises, (count - slack).ceil(), (count + slack).floor())
         last = ((limits.upper - self._origin) / step + slack).floor()
         first = ((limits.lower - self._origin) / step - slack).ceil()
         kept = torch.minimum(torch.maximum(outward, first), last)
-        moved = self._origin + kept * step
-        return torch.where((first > last) | (values == x), x, moved)
+        moved = (self._origin + kept * step).clamp(limits.lower, limits.upper)
+        turned = torch.where(rises, moved < x, moved > x)
+        return torch.where((first > last) | turned | (values == x), x, moved)
 
     def _to_level(self, i: int, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         codes = self._codes[i]
         value, own = values[:, i, None], x[:, i, None]
         low, high = limits.lower[:, i, None], limits.upper[:, i, None]
-        slack = 1e-6
+        slack = 1e-6 * codes.diff().min()
         beyond = torch.where(value >= own, codes >= value - slack, codes <= value + slack)
-        usable = (codes >= low - slack) & (codes <= high + slack)
-        distance = (codes - value).abs()
-        penalty = torch.where(beyond, 0.0, 1e6) + torch.where(usable, 0.0, 1e12)
-        return codes[(distance + penalty).argmin(dim=1)]
+        usable = beyond & (codes >= low - slack) & (codes <= high + slack)
+        distance = (codes - value).abs().masked_fill(~usable, torch.inf)
+        nearest = codes[distance.argmin(dim=1)]
+        kept = torch.where(values[:, i].isnan(), values[:, i], x[:, i])
+        return torch.where(usable.any(dim=1), nearest, kept)
 
     def _orient(self, i: int, codes: tuple[float, ...]) -> None:
         """Up means towards the last level, also when codes fall."""

@@ -31,7 +31,8 @@ class SquaredCost:
         weights: By feature name, above 0; without it, each feature's ``cost_weight``.
 
     Raises:
-        SettingsError: A weight is not above 0, or for a feature that is not actionable.
+        SettingsError: A weight is not above 0, or for a feature that is not actionable; an
+            actionable feature never varies, which leaves it without a scale.
 
     References:
         Majumdar & Valera 2024, CARMA, equation 6 and section 5.5.
@@ -57,11 +58,15 @@ class SquaredCost:
             if name not in schema.actionable:
                 rule = f"only name actionable features ({', '.join(schema.actionable)})"
                 raise SettingsError.of("SquaredCost", "weights", rule, name)
-            if not 0 < weight < float("inf"):
+            if not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
                 raise SettingsError.of("SquaredCost", f"weights[{name!r}]", "be above 0", weight)
         self.weights = {n: float(given.get(n, schema[n].cost_weight)) for n in schema.actionable}
         self._columns = encoding.actionable
         spread = statistics.std * (statistics.maximum - statistics.minimum)
+        constant = [n for n in schema.actionable if spread[encoding.column(n)] == 0]
+        if constant:
+            rule = "vary in every actionable feature; constant"
+            raise SettingsError.of("SquaredCost", "statistics", rule, constant)
         column_weights = torch.tensor(list(self.weights.values()), dtype=torch.float64)
         n_actionable = max(1, len(self._columns))
         scale = torch.zeros(encoding.n_columns, dtype=torch.float64)
@@ -79,6 +84,10 @@ class SquaredCost:
         Returns:
             Cost of each plan, shape ``(...)``, at least 0.
         """
+        if mask.dtype == torch.bool:
+            # Numbers that carry gradients must see the change they would pay for; a bool need
+            # not, and values that are not read may be anything, nan included.
+            values = torch.where(mask, values, x)
         return ((values - x).square() * mask * self._scale).sum(dim=-1)
 
     def of(self, x: Tensor, intervention: Intervention) -> Tensor:

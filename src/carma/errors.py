@@ -46,7 +46,8 @@ class InputError(CarmaError, ValueError):
         Returns:
             An exception of the class it is called on, ready to be raised.
         """
-        shown = repr(value)
+        # A bare number reads the same whether it came from Python, numpy or torch.
+        shown = repr(value.item() if getattr(value, "ndim", None) == 0 else value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
         return cls(f"{owner}: {argument!r} must {rule}; got {shown}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -32,7 +33,10 @@ def write_whole(path: str | Path, content: bytes | Callable[[IO[bytes]], None]) 
     """
     target = Path(path)
     check_writable(target)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             if callable(content):
@@ -46,10 +50,14 @@ def write_whole(path: str | Path, content: bytes | Callable[[IO[bytes]], None]) 
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(target)
     except OSError as error:
-        raise FileError.of("output", "path", f"be writable ({error.strerror})", path) from error
+        raise _unwritable(target, error) from error
     finally:
         Path(name).unlink(missing_ok=True)
     return target
+
+
+def _unwritable(path: Path, error: OSError) -> FileError:
+    return FileError.of("output", "path", f"be writable ({error.strerror or error})", str(path))
 
 
 def check_writable(path: str | Path) -> None:
@@ -77,10 +85,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
     suffix = _table_format(source)
     try:
         if suffix == ".csv":
-            return pd.read_csv(source)
+            # pandas' default parser is off by one in the last digit of some floats.
+            return pd.read_csv(source, float_precision="round_trip")
         if suffix == ".parquet":
             return pd.read_parquet(source)
-        return pd.read_json(source, lines=True)
+        with source.open(encoding="utf-8") as lines:
+            return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     except FileNotFoundError as error:
         raise FileError.of("table", "path", "be an existing file", str(path)) from error
     except pd.errors.EmptyDataError as error:
@@ -105,8 +115,10 @@ def write_table(frame: pd.DataFrame, path: str | Path, *, index: bool = False) -
     if suffix == ".parquet":
         return write_whole(target, lambda stream: frame.to_parquet(stream, index=index))
     rows = frame.reset_index() if index else frame
-    text = rows.to_json(orient="records", lines=True, force_ascii=False)
-    return write_whole(target, text.encode("utf-8"))
+    # Not DataFrame.to_json, which rounds floats to 10 decimals.
+    records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    lines = [json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records]
+    return write_whole(target, "".join(lines).encode("utf-8"))
 
 
 def _table_format(path: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,10 +98,17 @@ class CausalGraph:
     ) -> CausalGraph:
         """Build a graph from ``{effect: [causes]}``, the form used in problem files.
 
+        Raises:
+            GraphError: Causes are given as one string, or see the class.
+
         Example:
             >>> CausalGraph.from_parents({"savings": ["income"]}).edges
             (('income', 'savings'),)
         """
+        for effect, causes in parents.items():
+            if isinstance(causes, str):
+                rule = "list the causes of each effect"
+                raise GraphError.of("from_parents", f"parents[{effect!r}]", rule, causes)
         return cls.from_edges([(c, e) for e, causes in parents.items() for c in causes], nodes)
 
     @classmethod
@@ -120,26 +130,21 @@ class CausalGraph:
             >>> CausalGraph.from_dot('digraph { "age" -> income -> savings }').nodes
             ('age', 'income', 'savings')
         """
-        import pydot
-
         text = str(source)
         if isinstance(source, Path) or "{" not in text:
             try:
                 text = Path(text).read_text(encoding="utf-8")
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise GraphError.of("from_dot", "source", "be readable", text) from error
-        parsed = pydot.graph_from_dot_data(text)
-        if not parsed or parsed[0].get_type() != "digraph":
-            raise GraphError.of("from_dot", "source", "be one DOT digraph", text)
-        graph = parsed[0]
-        edges = [
-            (_unquote(a), _unquote(b))
-            for edge in graph.get_edges()
-            for a, b in [(edge.get_source(), edge.get_destination())]
-        ]
-        defaults = ("node", "edge", "graph")
-        named = [_unquote(n.get_name()) for n in graph.get_nodes()]
-        found = [n for n in named if n not in defaults and n.strip("\\n")]
+        graph = _parse_dot(text)
+        ends = [(edge.get_source(), edge.get_destination()) for edge in graph.get_edges()]
+        if graph.get_subgraphs() or not all(isinstance(n, str) for pair in ends for n in pair):
+            rule = "only have plain edges, no subgraphs or groups in braces"
+            raise GraphError.of("from_dot", "source", rule, text)
+        edges = [(_unquote(a), _unquote(b)) for a, b in ends]
+        defaults = ("node", "edge", "graph", '"\\n"')
+        named = [node.get_name() for node in graph.get_nodes()]
+        found = [_unquote(name) for name in named if name not in defaults]
         if nodes is None:
             nodes = list(dict.fromkeys([*found, *(name for pair in edges for name in pair)]))
         return cls.from_edges(edges, nodes)
@@ -170,16 +175,16 @@ class CausalGraph:
 
     def parents(self, node: str) -> tuple[str, ...]:
         """Direct causes of ``node``, in the order of ``nodes``."""
-        found = set(self._digraph.predecessors(node))
+        found = set(self._digraph.predecessors(self._known(node)))
         return tuple(n for n in self.nodes if n in found)
 
     def descendants(self, node: str) -> frozenset[str]:
         """Everything that ``node`` acts on, directly or not."""
-        return frozenset(nx.descendants(self._digraph, node))
+        return frozenset(nx.descendants(self._digraph, self._known(node)))
 
     def ancestors(self, node: str) -> frozenset[str]:
         """Everything that acts on ``node``, directly or not."""
-        return frozenset(nx.ancestors(self._digraph, node))
+        return frozenset(nx.ancestors(self._digraph, self._known(node)))
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -220,6 +225,26 @@ class CausalGraph:
         graph.add_edges_from(self.edges)
         return graph
 
+    def _known(self, node: str) -> str:
+        if node not in self._digraph:
+            rule = f"be one of {', '.join(self.nodes)}"
+            raise GraphError.of("CausalGraph", "node", rule, node)
+        return node
+
+
+def _parse_dot(text: str) -> Any:
+    import pydot
+
+    # pydot prints syntax errors, and its parser warns about its own dependencies.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        parsed = pydot.graph_from_dot_data(text)
+    if not parsed or len(parsed) != 1 or parsed[0].get_type() != "digraph":
+        raise GraphError.of("from_dot", "source", "be one DOT digraph", text)
+    return parsed[0]
+
 
 def _unquote(name: str) -> str:
-    return name.strip().strip('"')
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        return name[1:-1].replace('\\"', '"')
+    return name

@@ -52,7 +52,12 @@ class Intervention:
         Args:
             encoding: Of the schema.
             n: Number of rows.
-            actions: Feature name to value(s), original units; ``nan`` leaves a row alone.
+            actions: Feature name to value(s), original units (the code of a level); ``nan``
+                leaves a row alone.
+
+        Raises:
+            SchemaError: There is no such feature.
+            ConstraintError: The number of values is not that of the rows.
 
         Example:
             >>> from carma.benchmarks import load
@@ -64,7 +69,11 @@ class Intervention:
         values = torch.zeros(n, encoding.n_columns, dtype=torch.float64)
         for name, value in actions.items():
             column = encoding.column(name)
-            given = torch.as_tensor(value, dtype=torch.float64).expand(n)
+            given = torch.as_tensor(value, dtype=torch.float64)
+            if given.shape not in ((), (1,), (n,)):
+                rule = f"be one number, or one for each of the {n} rows"
+                raise ConstraintError.of("Intervention", name, rule, tuple(given.shape))
+            given = given.expand(n)
             mask[:, column] = ~given.isnan()
             values[:, column] = given.nan_to_num()
         return cls(mask, values)

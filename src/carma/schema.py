@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -74,10 +74,16 @@ class Feature:
             raise SchemaError.of("Feature", "name", "be a non-empty string", self.name)
         for argument, choices in (("kind", Kind), ("role", Role), ("direction", Direction)):
             self._check_choice(argument, get_args(choices))
-        levels = tuple(self.levels)
-        if self.kind == "binary" and not levels:
-            levels = (0, 1)
-        object.__setattr__(self, "levels", levels)
+        for argument in ("levels", "bounds"):
+            value = getattr(self, argument)
+            if value is not None:
+                object.__setattr__(self, argument, self._listed(argument, value))
+        for argument in ("step", "cost_weight"):
+            object.__setattr__(self, argument, _plain(getattr(self, argument)))
+        if not isinstance(self.unit, str):
+            raise self._error("unit", "be a string", self.unit)
+        if self.kind == "binary" and not self.levels:
+            object.__setattr__(self, "levels", (0, 1))
         self._check_levels()
         self._check_bounds()
         self._check_step()
@@ -136,13 +142,15 @@ class Feature:
             if self.levels:
                 raise self._error("levels", f"be absent for kind {self.kind}", self.levels)
             return
+        if not all(_is_level(level) for level in self.levels):
+            raise self._error("levels", "be strings, finite numbers or booleans", self.levels)
         least = 2
         if len(self.levels) < least or len(set(self.levels)) != len(self.levels):
             raise self._error("levels", "list at least two different values", self.levels)
         if self.kind == "binary" and len(self.levels) != least:
             raise self._error("levels", "list exactly two values for kind binary", self.levels)
-        if not all(isinstance(level, (str, int, float, bool)) for level in self.levels):
-            raise self._error("levels", "be strings, numbers or booleans", self.levels)
+        if len(set(self.codes)) != len(self.codes):
+            raise self._error("levels", "differ as 64-bit floats", self.levels)
         if self.kind == "ordinal" and list(self.codes) != sorted(self.codes):
             raise self._error("levels", "rise from the lowest to the highest", self.levels)
 
@@ -151,10 +159,11 @@ class Feature:
             return
         if self.has_levels:
             raise self._error("bounds", f"be absent for kind {self.kind}", self.bounds)
-        pair = tuple(self.bounds)
+        pair = self.bounds
         if len(pair) != 2 or not all(_is_number(bound) for bound in pair) or pair[0] >= pair[1]:
             raise self._error("bounds", "be two finite numbers, the lower first", self.bounds)
-        object.__setattr__(self, "bounds", pair)
+        if self.kind == "integer" and any(bound != int(bound) for bound in pair):
+            raise self._error("bounds", "be whole numbers for kind integer", self.bounds)
 
     def _check_step(self) -> None:
         if self.step is None:
@@ -165,6 +174,14 @@ class Feature:
             raise self._error("step", "be a finite number above 0", self.step)
         if self.kind == "integer" and self.step != int(self.step):
             raise self._error("step", "be a whole number for kind integer", self.step)
+
+    def _listed(self, argument: str, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            raise self._error(argument, "be a list, not text", value)
+        try:
+            return tuple(_plain(item) for item in value)
+        except TypeError as error:
+            raise self._error(argument, "be a list", value) from error
 
     def _error(self, argument: str, rule: str, value: Any) -> SchemaError:
         return SchemaError.of(f"Feature {self.name!r}", argument, rule, value)
@@ -207,7 +224,12 @@ class Schema:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
+        ignore: Any = self.ignore
+        if isinstance(ignore, str) or not isinstance(ignore, Sequence):
+            raise SchemaError.of("Schema", "ignore", "be a list of column names", ignore)
         object.__setattr__(self, "ignore", tuple(self.ignore))
+        for argument in ("favourable", "threshold"):
+            object.__setattr__(self, argument, _plain(getattr(self, argument)))
         if not self.features:
             raise SchemaError.of("Schema", "features", "list at least one feature", ())
         repeated = sorted({n for n in self.names if self.names.count(n) > 1})
@@ -221,6 +243,11 @@ class Schema:
             pair = (self.outcome, self.favourable)
             rule = "be given together with the other, or neither"
             raise SchemaError.of("Schema", "outcome and favourable", rule, pair)
+        if self.outcome is not None and not isinstance(self.outcome, str):
+            raise SchemaError.of("Schema", "outcome", "be the name of a column", self.outcome)
+        if self.favourable is not None and not _is_level(self.favourable):
+            rule = "be a string, a finite number or a boolean"
+            raise SchemaError.of("Schema", "favourable", rule, self.favourable)
         taken = [n for n in (self.outcome, *self.ignore) if n in self.names]
         if taken:
             rule = "not be a feature as well"
@@ -273,7 +300,6 @@ class Schema:
                 rule = "list the causes of each effect, as in savings = ['income']"
                 raise SchemaError.of("problem file", f"graph.{effect}", rule, causes)
         graph = CausalGraph.from_parents(parents, [f.name for f in features])
-        content["ignore"] = tuple(content.get("ignore", ()))
         return cls(features, graph, **content)
 
     def to_dict(self) -> dict[str, Any]:
@@ -353,7 +379,7 @@ def read_toml(source: str | Path) -> dict[str, Any]:
     if isinstance(source, Path) or "\n" not in text:
         try:
             text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise FileError.of("problem file", "path", "be a readable text file", text) from error
     try:
         return tomllib.loads(text)
@@ -386,7 +412,17 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
     return entry
 
 
+def _plain(value: Any) -> Any:
+    """A numpy or torch number as the Python one, which problem files can hold."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, (str, bool)) or _is_number(value)
+
+
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    ) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0 and math.isfinite(value))
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max

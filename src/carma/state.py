@@ -24,7 +24,7 @@ class State:
 
     Example:
         >>> State({"hidden": [8]}, {"w": torch.ones(1)}).fingerprint()[:8]
-        '0f9a47b1'
+        'f0045a5d'
     """
 
     config: dict[str, Any]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import narwhals as nw
@@ -64,7 +66,14 @@ class Encoding:
         return len(self.columns)
 
     def column(self, name: str) -> int:
-        """Position of a feature's (first) column in model space."""
+        """Position of a feature's (first) column in model space.
+
+        Raises:
+            SchemaError: There is no such feature.
+        """
+        if name not in self.schema.names:
+            rule = f"be one of {', '.join(self.schema.names)}"
+            raise SchemaError.of("Encoding", "name", rule, name)
         return self.owners.index(self.schema.names.index(name))
 
     def block(self, name: str) -> slice:
@@ -149,9 +158,10 @@ class Encoding:
         return pd.DataFrame(data, index=index)
 
     def snap(self, x: Tensor) -> Tensor:
-        """Move every discrete column to the nearest value that exists.
+        """Move every discrete feature to the nearest value that exists.
 
-        Gradients pass straight through (Bengio et al. 2013, arXiv 1308.3432).
+        A nominal feature takes the level whose column is largest. Gradients pass straight
+        through (Bengio et al. 2013, arXiv 1308.3432).
 
         Args:
             x: Shape ``(n, d)``, model space.
@@ -170,7 +180,11 @@ class Encoding:
             nearest = (values.unsqueeze(-1) - codes).abs().argmin(dim=-1, keepdim=True)
             exact = codes.expand(*values.shape, -1).gather(-1, nearest).squeeze(-1)
             snapped[:, self._level_columns] = exact
-        return x + (snapped - x).detach() if x.requires_grad else snapped
+        for where in self._nominal_blocks:
+            block = snapped[:, where]
+            snapped[:, where] = torch.zeros_like(block).scatter(1, block.argmax(1, True), 1.0)
+        # Adding an exact 0, where x + (snapped - x) would round to a neighbour of the level.
+        return snapped + (x - x.detach()) if x.requires_grad else snapped
 
     @cached_property
     def _integer_columns(self) -> list[int]:
@@ -178,23 +192,20 @@ class Encoding:
 
     @cached_property
     def _level_columns(self) -> list[int]:
-        return [
-            i
-            for f in self.schema.features
-            if f.has_levels
-            for i in range(*self.block(f.name).indices(self.n_columns))
-        ]
+        ordered = ("binary", "ordinal")
+        return [self.column(f.name) for f in self.schema.features if f.kind in ordered]
 
-    @property
+    @cached_property
+    def _nominal_blocks(self) -> list[slice]:
+        return [self.block(f.name) for f in self.schema.features if f.kind == "nominal"]
+
+    @cached_property
     def _has_discrete(self) -> bool:
-        return bool(self._integer_columns or self._level_columns)
+        return any(f.is_discrete for f in self.schema.features)
 
     @cached_property
     def _level_codes(self) -> Tensor:
-        rows = []
-        for i in self._level_columns:
-            feature = self.schema.features[self.owners[i]]
-            rows.append((0.0, 1.0) if feature.kind == "nominal" else feature.codes)
+        rows = [self.schema.features[self.owners[i]].codes for i in self._level_columns]
         width = max(len(row) for row in rows)
         padded = [[*row, *([row[-1]] * (width - len(row)))] for row in rows]
         return torch.tensor(padded, dtype=torch.float64)
@@ -300,7 +311,7 @@ def labels(schema: Schema, frame: Any) -> Tensor:
     column = table[schema.outcome]
     gaps = np.flatnonzero(column.isna().to_numpy())
     if len(gaps):
-        rule = f"have no gaps; first at row {table.index[gaps[0]]!r}"
+        rule = f"have no gaps; first at row {_label(table.index, gaps[0])}"
         raise TableError.of("table", f"column {schema.outcome}", rule, None)
     favourable = (column == schema.favourable).to_numpy(dtype=bool)
     if favourable.all() or not favourable.any():
@@ -346,14 +357,20 @@ def _numbers(feature: Feature, series: pd.Series[Any]) -> NDArray[np.float64]:
 
 
 def _parsed_numbers(feature: Feature, series: pd.Series[Any]) -> pd.Series[Any]:
-    if series.dtype.kind == "b":
-        every = np.ones(len(series), dtype=bool)
-        _refuse(feature, series, every, f"be a number (kind {feature.kind}), not a boolean")
-    parsed = pd.to_numeric(series, errors="coerce")
-    text = np.array([isinstance(v, str) for v in series], dtype=bool)
-    if text.any():
-        _refuse(feature, series, text, f"be a number (kind {feature.kind}), not text")
-    return parsed
+    wrong = np.array([not _is_number_or_gap(v) for v in series], dtype=bool)
+    if wrong.any():
+        found = type(series.iloc[int(wrong.argmax())]).__name__
+        shown = {"str": "text", "bool": "a boolean", "Timestamp": "a date", "date": "a date"}.get(
+            found, found
+        )
+        _refuse(feature, series, wrong, f"be a number (kind {feature.kind}), not {shown}")
+    return pd.to_numeric(series.astype(object), errors="coerce")
+
+
+def _is_number_or_gap(value: Any) -> bool:
+    if value is None or value is pd.NA or value is pd.NaT:
+        return True
+    return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
 
 
 def _level_positions(feature: Feature, series: pd.Series[Any]) -> NDArray[np.intp]:
@@ -371,7 +388,8 @@ def _level_positions(feature: Feature, series: pd.Series[Any]) -> NDArray[np.int
 
 
 def _level_array(feature: Feature) -> NDArray[Any]:
-    if all(isinstance(level, str) for level in feature.levels):
+    # Left to itself, numpy would turn 1 into "1" next to a string.
+    if any(isinstance(level, str) for level in feature.levels):
         return np.asarray(feature.levels, dtype=object)
     return np.asarray(feature.levels)
 
@@ -380,6 +398,10 @@ def _refuse(feature: Feature, series: pd.Series[Any], bad: NDArray[np.bool_], ru
     first = int(np.flatnonzero(bad)[0])
     more = int(bad.sum()) - 1
     value = series.iloc[first]
-    where = f"column {feature.name}, row {series.index[first]!r}"
+    where = f"column {feature.name}, row {_label(series.index, first)}"
     tail = f" (and {more} more rows)" if more else ""
     raise TableError.of("table", where, rule + tail, value)
+
+
+def _label(index: pd.Index[Any], position: int) -> str:
+    return repr(index[position : position + 1].tolist()[0])

@@ -56,15 +56,17 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "patience"):
             check_at_least(owner, name, getattr(self, name), 1)
         check_at_least(owner, "seed", self.seed, 0)
-        if not 0 < self.learning_rate < math.inf:
-            raise SettingsError.of(owner, "learning_rate", "be above 0", self.learning_rate)
+        ranges: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+            ("learning_rate", "be above 0", lambda v: 0 < v < math.inf),
+            ("weight_decay", "be at least 0", lambda v: 0 <= v < math.inf),
+            ("validation_fraction", "lie strictly between 0 and 1", lambda v: 0 < v < 1),
+        )
+        for name, rule, holds in ranges:
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not holds(value):
+                raise SettingsError.of(owner, name, rule, value)
         if self.schedule not in ("onecycle", "constant"):
             raise SettingsError.of(owner, "schedule", "be onecycle or constant", self.schedule)
-        if not 0 <= self.weight_decay < math.inf:
-            raise SettingsError.of(owner, "weight_decay", "be at least 0", self.weight_decay)
-        if not 0 < self.validation_fraction < 1:
-            rule = "lie strictly between 0 and 1"
-            raise SettingsError.of(owner, "validation_fraction", rule, self.validation_fraction)
 
 
 @dataclass
@@ -126,10 +128,11 @@ def train(
             range(settings.epochs), description, total=settings.epochs, show=progress
         ):
             total = 0.0
-            for rows in torch.randperm(n_rows, generator=generator).split(batch):
+            order = torch.randperm(n_rows, generator=generator)
+            for rows in torch.split(order, batch):
                 optimiser.zero_grad()
                 value = loss(rows)
-                value.backward()
+                torch.autograd.backward(value)
                 nn.utils.clip_grad_norm_(parameters, 10.0)
                 optimiser.step()
                 schedule.step()

@@ -53,7 +53,7 @@ class NetworkClassifier(Classifier):
         activation: Between layers.
 
     Raises:
-        ClassifierError: The shapes do not chain.
+        ClassifierError: The shapes do not chain, or an input or the activation is unknown.
 
     Example:
         >>> from carma import CausalGraph, Feature
@@ -76,6 +76,19 @@ class NetworkClassifier(Classifier):
         activation: Activation = "relu",
     ) -> None:
         super().__init__(schema)
+        owner = "NetworkClassifier"
+        if activation not in _ACTIVATIONS:
+            rule = f"be one of {', '.join(_ACTIVATIONS)}"
+            raise ClassifierError.of(owner, "activation", rule, activation)
+        if len(weights) != len(biases) or not weights:
+            rule = "hold one entry a layer each"
+            raise ClassifierError.of(owner, "weights, biases", rule, (len(weights), len(biases)))
+        for entry in inputs:
+            if not 0 <= entry.column < self.encoding.n_columns:
+                rule = f"lie in 0 to {self.encoding.n_columns - 1}"
+                raise ClassifierError.of(owner, "input column", rule, entry.column)
+            if entry.hat is not None and not entry.hat[0] < entry.hat[1] < entry.hat[2]:
+                raise ClassifierError.of(owner, "input hat", "rise", entry.hat)
         self.inputs, self.activation = tuple(inputs), activation
         widths = [len(self.inputs), *(len(bias) for bias in biases)]
         for weight, (n_in, n_out) in zip(weights, pairwise(widths), strict=True):
@@ -84,8 +97,8 @@ class NetworkClassifier(Classifier):
                 raise ClassifierError.of("NetworkClassifier", "weights", rule, tuple(weight.shape))
         if widths[-1] != 1:
             raise ClassifierError.of("NetworkClassifier", "biases", "end in one number", widths)
-        self.weights = [w.detach().double() for w in weights]
-        self.biases = [b.detach().double() for b in biases]
+        self.weights = [w.detach().double().clone() for w in weights]
+        self.biases = [b.detach().double().clone() for b in biases]
         self._act = _ACTIVATIONS[activation]()
         self._columns = torch.tensor([i.column for i in self.inputs], dtype=torch.long)
         self._is_identity = self._columns.tolist() == list(range(self.encoding.n_columns))

@@ -1,0 +1,192 @@
+"""One file that holds everything a recommendation needs: safetensors with a JSON manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from carma.benchmarks.sets import structural_model
+from carma.classifiers.base import Classifier
+from carma.classifiers.network import NetworkClassifier
+from carma.classifiers.torch_module import TorchClassifier
+from carma.costs import SquaredCost
+from carma.errors import BundleError, CarmaError
+from carma.files import write_whole
+from carma.models.base import CausalModel
+from carma.models.flow import CausalFlow
+from carma.models.scm import StructuralCausalModel
+from carma.recourse.base import Solver
+from carma.recourse.carma import Carma
+from carma.schema import Schema
+from carma.state import State, canonical_json, prefixed, unprefixed
+from carma.table import Encoding, Statistics
+
+__all__ = ["Bundle", "load", "load_bundle", "save"]
+
+FORMAT = 1
+PARTS = ("causal_model", "classifier", "cost", "solver")
+SOLVERS: dict[str, type[Solver]] = {Carma.kind: Carma}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Args:
+        solver: Fitted; holds the causal model, classifier and cost.
+        metrics: What was measured when it was saved.
+        manifest: Format, versions, seed and the fingerprint of each part.
+    """
+
+    solver: Solver
+    metrics: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def save(
+    solver: Solver,
+    path: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Path:
+    """Save a fitted solver with all its parts in one file.
+
+    Args:
+        solver: Fitted.
+        path: Destination; replaced whole or not at all.
+        metrics: Plain numbers to keep with it.
+        seed: Of the fit, to keep with it.
+
+    Returns:
+        The path.
+
+    Raises:
+        BundleError: A part cannot be stored without code.
+        FileError: The path cannot be written.
+    """
+    parts = {
+        "causal_model": (solver.causal_model.kind, solver.causal_model.state()),
+        "classifier": (solver.classifier.kind, solver.classifier.state()),
+        "cost": ("squared", solver.cost.state()),
+        "solver": (solver.kind, solver.state()),
+    }
+    schema = solver.schema.to_dict()
+    statistics = State({}, solver.causal_model.statistics_.as_tensors())
+    manifest = {
+        "format": FORMAT,
+        "versions": {name: version(name) for name in ("carma-recourse", "torch", "zuko")}
+        | {"python": platform.python_version()},
+        "seed": seed,
+        "metrics": dict(metrics or {}),
+        "schema": schema,
+        "statistics": statistics.fingerprint(),
+        "parts": {
+            name: {"kind": kind, "config": state.config, "fingerprint": state.fingerprint()}
+            for name, (kind, state) in parts.items()
+        },
+    }
+    text = canonical_json(manifest)
+    tensors: dict[str, Tensor] = prefixed("statistics", statistics.tensors)
+    for name, (_, state) in parts.items():
+        tensors |= prefixed(name, state.tensors)
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    metadata = {"manifest": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return write_whole(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: str | Path, *, module: nn.Module | None = None) -> Solver:
+    """Load a solver that answers exactly as the saved one did.
+
+    Args:
+        path: Written by ``save``.
+        module: Architecture of the classifier, only where it is the caller's own
+            ``torch.nn.Module``; its weights are replaced by the stored ones.
+
+    Returns:
+        The fitted solver.
+
+    Raises:
+        BundleError: The file is missing, truncated, altered or of another format.
+    """
+    return load_bundle(path, module=module).solver
+
+
+def load_bundle(path: str | Path, *, module: nn.Module | None = None) -> Bundle:
+    """Load a bundle with its metrics and manifest; see ``load``."""
+    manifest, tensors = _read(path)
+    try:
+        schema = Schema.from_dict(manifest["schema"])
+        states = {name: _part(path, manifest, tensors, name) for name in PARTS}
+        statistics = State({}, unprefixed("statistics", tensors))
+        if statistics.fingerprint() != manifest["statistics"]:
+            raise _refusal(path, "be unchanged; the statistics do not match their fingerprint")
+        kinds = {name: manifest["parts"][name]["kind"] for name in PARTS}
+        model = _causal_model(kinds["causal_model"], schema, states["causal_model"])
+        model.statistics_ = Statistics(**statistics.tensors)
+        classifier = _classifier(kinds["classifier"], schema, states["classifier"], module)
+        cost = SquaredCost.from_state(Encoding(schema), states["cost"])
+        solver = SOLVERS[kinds["solver"]].restore(model, classifier, cost, states["solver"])
+    except CarmaError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _refusal(path, f"be a complete bundle ({error})") from error
+    return Bundle(solver, manifest["metrics"], manifest)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    source = Path(path)
+    if not source.is_file():
+        raise _refusal(path, "be an existing file")
+    try:
+        with safetensors.safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _refusal(path, f"be a whole bundle, not truncated or damaged ({error})") from error
+    text = metadata.get("manifest")
+    if text is None:
+        raise _refusal(path, "be a carma bundle; the manifest is missing")
+    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("sha256"):
+        raise _refusal(path, "be unchanged; the manifest does not match its fingerprint")
+    manifest: dict[str, Any] = json.loads(text)
+    if manifest.get("format") != FORMAT:
+        rule = f"have format {FORMAT}, the one this version of carma reads"
+        raise BundleError.of("bundle", "format", rule, manifest.get("format"))
+    return manifest, tensors
+
+
+def _part(
+    path: str | Path, manifest: dict[str, Any], tensors: Mapping[str, Tensor], name: str
+) -> State:
+    entry = manifest["parts"][name]
+    state = State(entry["config"], unprefixed(name, tensors))
+    if state.fingerprint() != entry["fingerprint"]:
+        raise _refusal(path, f"be unchanged; part {name!r} does not match its fingerprint")
+    return state
+
+
+def _causal_model(kind: str, schema: Schema, state: State) -> CausalModel:
+    if kind == StructuralCausalModel.kind:
+        return structural_model(state.config["name"])
+    return {CausalFlow.kind: CausalFlow}[kind].from_state(schema, state)
+
+
+def _classifier(kind: str, schema: Schema, state: State, module: nn.Module | None) -> Classifier:
+    if kind == TorchClassifier.kind:
+        return TorchClassifier.from_state(schema, state, module)
+    return {NetworkClassifier.kind: NetworkClassifier}[kind].from_state(schema, state)
+
+
+def _refusal(path: str | Path, rule: str) -> BundleError:
+    return BundleError.of("bundle", "path", rule, str(path))

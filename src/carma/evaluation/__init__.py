@@ -1,0 +1,1 @@
+"""How good plans are, on one scale for every method."""

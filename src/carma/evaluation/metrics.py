@@ -1,0 +1,120 @@
+"""The metrics of the paper's Table 1, and regret where an optimum is known."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from carma.classifiers.base import Classifier
+from carma.costs import SquaredCost
+from carma.errors import InputError
+from carma.interventions import Intervention
+from carma.models.base import CausalModel
+from carma.recourse.result import RecourseResult
+from carma.recourse.status import Status
+
+__all__ = ["Metrics", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Averages over rejected people; cost, actions and probability over those with a plan.
+
+    Args:
+        n_people: Rejected people who asked.
+        cost_x100: Mean cost of a plan times 100.
+        coverage: Percent of people with a checked plan.
+        actions: Mean number of features acted on.
+        probability: Mean probability of the method's own counterfactual.
+        ms_per_person: Time of the whole call over all people asked, milliseconds.
+        causal_validity: Percent of plans accepted when the values are set under the true
+            causal model; ``None`` when that is not known.
+        regret: Mean cost over the mean optimum of the same people (1 is optimal); ``None``
+            when no optimum is given.
+
+    References:
+        Majumdar & Valera 2024, CARMA, Table 1.
+    """
+
+    n_people: int
+    cost_x100: float | None
+    coverage: float | None
+    actions: float | None
+    probability: float | None
+    ms_per_person: float
+    causal_validity: float | None = None
+    regret: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON content."""
+        return asdict(self)
+
+
+def evaluate(
+    result: RecourseResult,
+    cost: SquaredCost,
+    *,
+    true_model: CausalModel | None = None,
+    classifier: Classifier | None = None,
+    optimum: Tensor | None = None,
+) -> Metrics:
+    """Measure a result of any solver.
+
+    Args:
+        result: Of ``Solver.recommend``.
+        cost: The scale on which every method is priced.
+        true_model: Known causal model for causal validity; needs ``classifier``.
+        classifier: The one that decides.
+        optimum: Least cost for each person on the same scale, shape ``(n,)``; NaN where there
+            is none.
+
+    Returns:
+        The averages; ``None`` where there is nobody to average over.
+
+    Raises:
+        InputError: ``true_model`` without ``classifier``, or ``optimum`` of another length.
+
+    Example:
+        >>> evaluate.__name__
+        'evaluate'
+    """
+    if true_model is not None and classifier is None:
+        raise InputError.of("evaluate", "classifier", "be given with true_model", None)
+    if optimum is not None and optimum.shape != (len(result),):
+        rule = f"have shape ({len(result)},)"
+        raise InputError.of("evaluate", "optimum", rule, tuple(optimum.shape))
+    plans = result.plans
+    is_open = plans.status != Status.ALREADY_ACCEPTED.code
+    found = torch.tensor([s.code for s in Status if s.has_plan])
+    has_plan = torch.isin(plans.status, found)
+    x = result.x[has_plan]
+    do = Intervention(plans.mask[has_plan], plans.values[has_plan])
+    price = cost.of(x, do)
+    validity = regret = None
+    if true_model is not None and classifier is not None:
+        with torch.no_grad():
+            reached = true_model.counterfactual(x, do)
+            accepted = classifier.probability(reached) >= classifier.threshold
+        validity = _mean(100.0 * accepted)
+    if optimum is not None:
+        best = optimum[has_plan]
+        known = torch.isfinite(best)
+        if bool(known.any()):
+            regret = float(price[known].mean() / best[known].mean())
+    return Metrics(
+        n_people=int(is_open.sum()),
+        cost_x100=_mean(100.0 * price),
+        coverage=_mean(100.0 * has_plan[is_open]),
+        actions=_mean(do.n_actions),
+        probability=_mean(plans.probability_after[has_plan]),
+        ms_per_person=1000.0 * result.seconds / max(1, len(result)),
+        causal_validity=validity,
+        regret=regret,
+    )
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.double().mean()) if len(values) else None

@@ -1,0 +1,1 @@
+"""Solvers that turn rejected people into checked plans."""

@@ -1,0 +1,40 @@
+"""Checked plans of one batch, in model space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+__all__ = ["Plans"]
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Checked plans for one batch, all in model space.
+
+    Args:
+        status: ``Status.code`` of each person, shape ``(n,)``, int64.
+        mask: Columns acted on, shape ``(n, d)``, bool; all false without a plan.
+        values: Values set, shape ``(n, d)``; read where ``mask`` is true.
+        counterfactual: What follows, shape ``(n, d)``; the factual row without a plan.
+        cost: Shape ``(n,)``; 0 for accepted people, NaN without a plan.
+        probability_before: Of the factual row, shape ``(n,)``.
+        probability_after: Of the counterfactual, shape ``(n,)``.
+    """
+
+    status: Tensor
+    mask: Tensor
+    values: Tensor
+    counterfactual: Tensor
+    cost: Tensor
+    probability_before: Tensor
+    probability_after: Tensor
+
+    @classmethod
+    def joined(cls, parts: list[Plans]) -> Plans:
+        """Put batches one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))

@@ -1,0 +1,267 @@
+"""What a person gets: a status, and where there is one, a plan in original units."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from carma.recourse.plans import Plans
+from carma.recourse.status import Status
+from carma.table import Encoding, to_pandas
+
+__all__ = ["Change", "Recommendation", "RecourseResult"]
+
+STATUSES = tuple(Status)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A feature's value before and after, original units."""
+
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One person's answer.
+
+    Args:
+        label: Row label in the caller's table.
+        status: Why there is a plan, or none.
+        actions: What the person does: feature to change. A change between equal values means
+            "keep it as it is while its causes move".
+        consequences: What follows by itself: feature to change.
+        cost: Of the plan; ``None`` without one.
+        probability_before: Of the favourable outcome today.
+        probability_after: Of the favourable outcome after the plan; ``None`` without one.
+    """
+
+    label: Any
+    status: Status
+    actions: dict[str, Change]
+    consequences: dict[str, Change]
+    cost: float | None
+    probability_before: float
+    probability_after: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON content."""
+        return {
+            "person": self.label,
+            "status": self.status.value,
+            "reason": self.status.message,
+            "plan": {n: {"from": c.before, "to": c.after} for n, c in self.actions.items()},
+            "follows": {n: {"from": c.before, "to": c.after} for n, c in self.consequences.items()},
+            "cost": self.cost,
+            "probability_before": self.probability_before,
+            "probability_after": self.probability_after,
+        }
+
+
+class RecourseResult:
+    """Answers for a table of people, in its order and with its index.
+
+    Made by ``Solver.recommend``. Indexing gives one ``Recommendation``; ``to_frame``,
+    ``to_json`` and ``explain`` show all or one in original units.
+
+    Args:
+        encoding: Of the schema.
+        x: Factual rows, shape ``(n, d)``, model space.
+        plans: Checked plans of the same rows.
+        index: Row labels.
+        threshold: Probability from which a person is accepted.
+        seconds: Time that the solver took for all people.
+        is_polars: Whether ``to_frame`` gives a polars table.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        x: Tensor,
+        plans: Plans,
+        index: pd.Index[Any],
+        threshold: float,
+        seconds: float,
+        *,
+        is_polars: bool = False,
+    ) -> None:
+        self.encoding, self.x, self.plans = encoding, x, plans
+        self.index, self.threshold, self.seconds = index, threshold, seconds
+        self._is_polars = is_polars
+
+    @classmethod
+    def of(
+        cls,
+        encoding: Encoding,
+        people: Any,
+        x: Tensor,
+        plans: Plans,
+        threshold: float,
+        seconds: float,
+    ) -> RecourseResult:
+        """Keep the caller's kind of table and its index."""
+        is_pandas = isinstance(people, pd.DataFrame)
+        is_polars = not is_pandas and nw.from_native(people).implementation.is_polars()
+        index = to_pandas(people).index
+        return cls(encoding, x, plans, index, threshold, seconds, is_polars=is_polars)
+
+    def __len__(self) -> int:
+        """Number of people."""
+        return len(self.x)
+
+    def __getitem__(self, position: int) -> Recommendation:
+        """Answer for the person at a position (not label)."""
+        n = len(self)
+        if not -n <= position < n:
+            raise IndexError(f"position {position} of {n} people")
+        i = range(n)[position]
+        plans = self.plans
+        status = STATUSES[int(plans.status[i])]
+        actions: dict[str, Change] = {}
+        consequences: dict[str, Change] = {}
+        if status.has_plan:
+            rows = slice(i, i + 1)
+            before = self.encoding.decode(self.x[rows]).iloc[0]
+            after = self.encoding.decode(plans.counterfactual[rows]).iloc[0]
+            moved = self._has_moved[i]
+            for feature in self.encoding.schema.features:
+                name = feature.name
+                change = Change(_plain(before[name]), _plain(after[name]))
+                where = self.encoding.block(name)
+                if bool(plans.mask[i, where].any()):
+                    actions[name] = change
+                elif moved[where].any() and change.before != change.after:
+                    consequences[name] = change
+        has_cost = status.has_plan or status is Status.ALREADY_ACCEPTED
+        return Recommendation(
+            _plain(self.index[i]),
+            status,
+            actions,
+            consequences,
+            float(plans.cost[i]) if has_cost else None,
+            float(plans.probability_before[i]),
+            float(plans.probability_after[i]) if has_cost else None,
+        )
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        """Answers in the table's order."""
+        return (self[i] for i in range(len(self)))
+
+    @cached_property
+    def statuses(self) -> pd.Series[Any]:
+        """Status of each person, with the caller's index."""
+        names = np.array([s.value for s in STATUSES], dtype=object)
+        return pd.Series(names[self.plans.status.numpy()], self.index, name="status")
+
+    def counts(self) -> dict[str, int]:
+        """Number of people by status."""
+        return dict(Counter(self.statuses))
+
+    def to_frame(self) -> Any:
+        """All answers as one table in original units, with the caller's index.
+
+        Returns:
+            Columns ``status``, ``cost``, ``probability_before``, ``probability_after``,
+            ``n_actions``; then ``do_<feature>`` for every actionable feature (missing where the
+            plan leaves it alone) and ``after_<feature>`` for every feature that can move
+            (missing without a plan). A polars table where a polars table was given.
+        """
+        plans, schema = self.plans, self.encoding.schema
+        has_plan = self._has_plan
+        is_answered = has_plan | (plans.status.numpy() == Status.ALREADY_ACCEPTED.code)
+        before = pd.Series(plans.probability_before.numpy(), self.index)
+        columns: dict[str, Any] = {
+            "status": self.statuses,
+            "cost": pd.Series(plans.cost.numpy(), self.index).where(is_answered),
+            "probability_before": before,
+            "probability_after": pd.Series(plans.probability_after.numpy(), self.index).where(
+                is_answered
+            ),
+            "n_actions": pd.Series(plans.mask.sum(dim=1).numpy(), self.index),
+        }
+        after = self.encoding.decode(plans.counterfactual, self.index)
+        acted = plans.mask.numpy()
+        for name in schema.actionable:
+            chosen = acted[:, self.encoding.column(name)]
+            columns[f"do_{name}"] = _with_gaps(after[name], chosen)
+        for feature in schema.features:
+            if feature.role != "immutable":
+                columns[f"after_{feature.name}"] = _with_gaps(after[feature.name], has_plan)
+        frame = pd.DataFrame(columns, index=self.index)
+        return nw.from_native(frame).to_polars() if self._is_polars else frame
+
+    def to_json(self) -> str:
+        """All answers as JSON lines, one person a line."""
+        return "\n".join(json.dumps(r.to_dict(), ensure_ascii=False, default=str) for r in self)
+
+    def explain(self, position: int) -> str:
+        """One person's answer in words: first what to do, then what follows by itself.
+
+        Args:
+            position: Row position (not label).
+
+        Returns:
+            A few lines of text.
+        """
+        answer = self[position]
+        chance = f"{answer.probability_before:.1%}"
+        lines = [f"Person {answer.label}: chance of a favourable outcome {chance}"]
+        lines[0] += f" (accepted from {self.threshold:.0%})."
+        if not answer.status.has_plan:
+            return "\n".join([*lines, f"No plan: {answer.status.message}."])
+        lines.append("What to do:")
+        lines += [self._sentence(n, c, is_action=True) for n, c in answer.actions.items()]
+        if answer.consequences:
+            lines.append("What follows by itself:")
+            lines += [self._sentence(n, c, is_action=False) for n, c in answer.consequences.items()]
+        lines.append(
+            f"Then the chance is {answer.probability_after:.1%}: accepted. "
+            f"Cost x 100: {100 * (answer.cost or 0.0):.2f}."
+        )
+        return "\n".join(lines)
+
+    @cached_property
+    def _has_plan(self) -> Any:
+        found = [s.code for s in STATUSES if s.has_plan]
+        return np.isin(self.plans.status.numpy(), found)
+
+    @cached_property
+    def _has_moved(self) -> Any:
+        x, reached = self.x.numpy(), self.plans.counterfactual.numpy()
+        return np.abs(reached - x) > 1e-6 * (1 + np.abs(x))
+
+    def _sentence(self, name: str, change: Change, *, is_action: bool) -> str:
+        feature = self.encoding.schema[name]
+        before, after = feature.say(change.before), feature.say(change.after)
+        if change.before == change.after:
+            return f"  - keep {name} at {after}"
+        if feature.kind in ("continuous", "integer"):
+            rises = change.after > change.before
+            verb = ("raise" if rises else "lower") if is_action else ("rises" if rises else "falls")
+        else:
+            verb = "change" if is_action else "changes"
+        subject = f"{verb} {name}" if is_action else f"{name} {verb}"
+        return f"  - {subject} from {before} to {after}"
+
+
+def _with_gaps(column: pd.Series[Any], keep: Any) -> pd.Series[Any]:
+    """Blank out rows without turning whole numbers into decimals."""
+    if column.dtype.kind in "iu":
+        column = column.astype("Int64")
+    elif column.dtype.kind == "b":
+        column = column.astype("boolean")
+    return column.where(keep)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

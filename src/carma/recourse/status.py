@@ -1,0 +1,48 @@
+"""What became of a person's request."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Status"]
+
+
+class Status(StrEnum):
+    """Why a person has a plan, or has none.
+
+    Example:
+        >>> Status.AMORTIZED.has_plan, Status.STILL_REJECTED.message
+        (True, 'the proposed plan would still be rejected')
+    """
+
+    ALREADY_ACCEPTED = "already_accepted"
+    AMORTIZED = "amortized"
+    NO_ACTION = "no_action"
+    OUTSIDE_LIMITS = "outside_limits"
+    STILL_REJECTED = "still_rejected"
+    UNDEFINED = "undefined"
+
+    @property
+    def code(self) -> int:
+        """Position in the enumeration: the number that stands for it in tensors."""
+        return list(Status).index(self)
+
+    @property
+    def has_plan(self) -> bool:
+        """True when a checked plan comes with it."""
+        return self is Status.AMORTIZED
+
+    @property
+    def message(self) -> str:
+        """The status in words."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.ALREADY_ACCEPTED: "already accepted: nothing has to change",
+    Status.AMORTIZED: "a plan proposed by the trained networks, checked",
+    Status.NO_ACTION: "the solver chose no feature to act on",
+    Status.OUTSIDE_LIMITS: "the proposed plan breaks a bound, a direction or a step",
+    Status.STILL_REJECTED: "the proposed plan would still be rejected",
+    Status.UNDEFINED: "the models give no finite number for this person",
+}

@@ -28,7 +28,7 @@ from carma.models.scm import StructuralCausalModel
 from carma.recourse.base import Solver
 from carma.recourse.carma import Carma
 from carma.schema import Schema
-from carma.state import State, canonical_json, prefixed, unprefixed
+from carma.state import State, prefixed, unprefixed
 from carma.table import Encoding, Statistics
 
 __all__ = ["Bundle", "load", "load_bundle", "save"]
@@ -96,7 +96,8 @@ def save(
             for name, (kind, state) in parts.items()
         },
     }
-    text = canonical_json(manifest)
+    # Unsorted: the order of the features is part of the schema.
+    text = json.dumps(manifest, separators=(",", ":"), allow_nan=False)
     tensors: dict[str, Tensor] = prefixed("statistics", statistics.tensors)
     for name, (_, state) in parts.items():
         tensors |= prefixed(name, state.tensors)

@@ -80,6 +80,8 @@ class PlanLimits:
                 self._step[i] = feature.step or 1.0
         self._levelled = levelled
         self._stepped = self._step > 0
+        self._has_steps = bool(self._stepped.any())
+        self._has_grid = self._has_steps or bool(self._may_act[levelled].any())
         self._codes = {
             i: torch.tensor(
                 sorted(encoding.schema.features[encoding.owners[i]].codes), dtype=torch.float64
@@ -117,7 +119,7 @@ class PlanLimits:
             The same shape.
         """
         exact = values.detach().clamp(limits.lower, limits.upper)
-        if bool(self._stepped.any()):
+        if self._has_steps:
             exact = torch.where(self._stepped, self._to_step(x, exact, limits), exact)
         for i in self._levelled:
             if bool(self._may_act[i]):
@@ -139,7 +141,9 @@ class PlanLimits:
         mask, values = intervention.mask, intervention.values
         slack = TOLERANCE * (1 + x.abs())
         inside = (values >= limits.lower - slack) & (values <= limits.upper + slack)
-        allowed = self._may_act & inside & torch.isfinite(values) & self._exists(x, values)
+        allowed = self._may_act & inside & torch.isfinite(values)
+        if self._has_grid:
+            allowed &= self._exists(x, values)
         return (allowed | ~mask).all(dim=1)
 
     def _exists(self, x: Tensor, values: Tensor) -> Tensor:

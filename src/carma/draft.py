@@ -87,7 +87,8 @@ def draft_schema(
         The draft.
 
     Raises:
-        TableError: The table is no DataFrame, is empty, or its columns are not distinct names.
+        TableError: The table is no DataFrame, is empty, holds no feature, or its columns are
+            not distinct names.
         SchemaError: A name is no feature, or both actionable and immutable; ``favourable`` is
             no value of the outcome or has to be chosen; the roles contradict the graph.
         GraphError: The graph names something that is no feature.
@@ -113,6 +114,9 @@ def draft_schema(
     guesses = {name: _guess(table[name]) for name in columns}
     ignore = tuple(name for name, guess in guesses.items() if guess is None)
     names = [name for name in columns if name not in ignore]
+    if not names:
+        rule = "hold a feature; dates, identifiers and constant columns are none"
+        raise TableError.of("draft_schema", "columns", rule, columns)
     roles = _roles(actionable, immutable, names)
     features = tuple(
         Feature(name, role=roles.get(name, "mutable"), **guess)

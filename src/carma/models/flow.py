@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.flows.gaussianization import ElementWiseTransform
-from zuko.transforms import MonotonicRQSTransform
+from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
-from carma.errors import SchemaError, SettingsError
+from carma.errors import NotFittedError, SchemaError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.schema import Feature, Schema
@@ -42,7 +43,7 @@ class FlowSettings:
     transform: Literal["affine", "spline"] = "affine"
     hidden: tuple[int, ...] = (64, 64)
     training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(epochs=120, batch_size=1000, patience=120)
+        default_factory=lambda: TrainingSettings(epochs=200, batch_size=1000, patience=200)
     )
 
     def __post_init__(self) -> None:
@@ -161,7 +162,7 @@ class CausalFlow(CausalModel):
     def _predict(
         self, u: Tensor, intervention: Intervention | None, start: Tensor | None
     ) -> Tensor:
-        u = u.to(self._mean32.dtype)
+        u = u.to(self._dtype)
         if intervention is None:
             held = self._is_level_root
             fixed = u
@@ -177,10 +178,12 @@ class CausalFlow(CausalModel):
         for _ in range(passes):
             x = torch.where(held, fixed, self._univariate(x).inv(u))
             x = self._snap_scaled(x)
-        return self._unscale(x)
+        x = self._unscale(x)
+        # Standardising and back in single precision misses the levels by a rounding error.
+        return x if start is None else self.encoding.snap(x)
 
     def _sample_latent(self, n: int) -> Tensor:
-        z = torch.randn(n, self.encoding.n_columns, dtype=self._mean32.dtype)
+        z = torch.randn(n, self.encoding.n_columns, dtype=self._dtype)
         for name, frequency in self._frequencies.items():
             feature, where = self.schema[name], self.encoding.block(name)
             drawn = torch.multinomial(frequency, n, replacement=True)
@@ -199,6 +202,8 @@ class CausalFlow(CausalModel):
 
     def state(self) -> State:
         """See ``CausalModel.state``."""
+        if not self.is_fitted:
+            raise NotFittedError.of("CausalFlow", "state")
         config = {"settings": asdict(self.settings), "best_epoch": self.history_.best_epoch}
         tensors = {
             **prefixed("statistics", self.statistics_.as_tensors()),
@@ -214,6 +219,8 @@ class CausalFlow(CausalModel):
         statistics = Statistics(**unprefixed("statistics", state.tensors))
         model._build(statistics)
         model._freeze()
+        if any(t.dtype == torch.float64 for t in unprefixed("transform", state.tensors).values()):
+            model._to_double()
         model._transform.load_state_dict(unprefixed("transform", state.tensors))
         model._frequencies = unprefixed("frequency", state.tensors)
         model.history_ = History(best_epoch=state.config["best_epoch"])
@@ -222,9 +229,14 @@ class CausalFlow(CausalModel):
 
     def to_float64(self) -> Self:
         """Compute in double precision from now on (the default is single inside)."""
-        self._transform.double()
-        self._mean32, self._std32 = self._mean32.double(), self._std32.double()
+        if not self.is_fitted:
+            raise NotFittedError.of("CausalFlow", "to_float64")
+        self._to_double()
         return self
+
+    def _to_double(self) -> None:
+        self._transform.double()
+        self._dtype = torch.float64
 
     def _build(self, statistics: Statistics) -> None:
         d = self.encoding.n_columns
@@ -244,7 +256,7 @@ class CausalFlow(CausalModel):
                 **options,
             )
         self._mean, self._std = statistics.mean, statistics.std
-        self._mean32, self._std32 = self._mean.float(), self._std.float()
+        self._dtype = torch.float32
 
     def _freeze(self) -> None:
         """Multiply the graph's zeros into the weights once, for speed and for good."""
@@ -254,8 +266,9 @@ class CausalFlow(CausalModel):
             for layer in hyper:
                 if isinstance(layer, nn.Linear):
                     plain = nn.Linear(layer.in_features, layer.out_features)
+                    zeros = layer.get_buffer("mask")
                     with torch.no_grad():
-                        plain.weight.copy_(layer.weight * layer.mask)
+                        plain.weight.copy_(layer.weight * zeros)
                         plain.bias.copy_(layer.bias)
                     layers.append(plain)
                 else:
@@ -265,9 +278,13 @@ class CausalFlow(CausalModel):
 
     def _univariate(self, scaled: Tensor) -> Any:
         """The elementwise transform whose parameters the causes in ``scaled`` choose."""
-        if isinstance(self._transform, MaskedAutoregressiveTransform):
-            return self._transform.meta(None, scaled).base
-        return self._transform(None).base
+        if not isinstance(self._transform, MaskedAutoregressiveTransform):
+            return self._transform(None).base
+        if self.settings.transform == "affine":
+            # What ``meta`` does for two scalars, without its cost on a single row.
+            shift, scale = self._transform.hyper(scaled).view(*scaled.shape, 2).unbind(-1)
+            return MonotonicAffineTransform(shift, scale)
+        return self._transform.meta(None, scaled).base
 
     def _density(self, clean: Tensor, spread: Tensor) -> Tensor:
         """Log-density in standardised space without the roots that have levels, ``(n,)``."""
@@ -319,14 +336,14 @@ class CausalFlow(CausalModel):
             return x
         return self._scale(self.encoding.snap(self._unscale(x)))
 
-    @property
+    @cached_property
     def _snaps(self) -> bool:
         return any(
             f.is_discrete and self.schema.graph.parents(f.name) for f in self.schema.features
         )
 
     def _scale(self, x: Tensor) -> Tensor:
-        return ((x - self._mean) / self._std).to(self._mean32.dtype)
+        return ((x - self._mean) / self._std).to(self._dtype)
 
     def _unscale(self, x: Tensor) -> Tensor:
         return x.double() * self._std + self._mean

@@ -121,7 +121,7 @@ class StructuralCausalModel(CausalModel):
         return State({"name": self.name}, self.statistics_.as_tensors())
 
     @classmethod
-    def from_state(cls, schema: Schema, state: State) -> Self:
+    def from_state(cls, schema: Schema, state: State) -> Self:  # noqa: ARG003
         """Not possible here: ``carma.benchmarks`` holds the equations and the bundle asks it."""
         raise BundleError.of("StructuralCausalModel", "name", "be a benchmark", state.config)
 
@@ -132,7 +132,10 @@ class StructuralCausalModel(CausalModel):
         return self._stack({n: self.equations[n].inverse(values, values[n]) for n in values})
 
     def _predict(
-        self, u: Tensor, intervention: Intervention | None, start: Tensor | None
+        self,
+        u: Tensor,
+        intervention: Intervention | None,
+        start: Tensor | None,  # noqa: ARG002
     ) -> Tensor:
         noise = self._by_name(u)
         values: dict[str, Tensor] = {}

@@ -134,7 +134,7 @@ class Solver(ABC):
             Checked plans. Memory stays bounded: people are taken in chunks.
         """
         with torch.inference_mode():
-            return Plans.joined([self._solve_chunk(part) for part in x.split(CHUNK)])
+            return Plans.joined([self._solve_chunk(part) for part in torch.split(x, CHUNK)])
 
     @abstractmethod
     def state(self) -> State:
@@ -151,41 +151,47 @@ class Solver(ABC):
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
 
     @abstractmethod
-    def _propose(self, x: Tensor) -> Intervention:
-        """Propose a plan for each (rejected) row, inside the limits where it can."""
+    def _propose(self, x: Tensor, u: Tensor) -> Intervention:
+        """Propose a plan for each (rejected) row ``x`` with exogenous ``u``."""
 
     def _solve_chunk(self, x: Tensor) -> Plans:
         before = self.classifier.probability(x)
         is_open = ~(before >= self.classifier.threshold)
-        rows = is_open.nonzero().squeeze(1)
-        status = torch.full((len(x),), Status.ALREADY_ACCEPTED.code)
-        mask = torch.zeros_like(x, dtype=torch.bool)
-        values, counterfactual = x.clone(), x.clone()
-        cost, after = torch.zeros_like(before), before.clone()
-        if len(rows):
-            mine = x[rows]
-            proposal = self._propose(mine)
-            reached, probability, verdict = self._check_plans(mine, proposal)
-            has_plan = verdict == self.found.code
-            kept = proposal.mask & has_plan[:, None]
-            status[rows], mask[rows] = verdict, kept
-            values[rows] = torch.where(kept, proposal.values, mine)
-            counterfactual[rows] = torch.where(has_plan[:, None], reached, mine)
-            price = self.cost.of(mine, proposal)
-            cost[rows] = torch.where(has_plan, price, torch.nan)
-            after[rows] = torch.where(has_plan, probability, before[rows])
-        return Plans(status, mask, values, counterfactual, cost, before, after)
+        if bool(is_open.all()):
+            return self._answer(x, before)
+        plans = Plans.nothing_to_do(x, before)
+        if bool(is_open.any()):
+            plans.put(is_open, self._answer(x[is_open], before[is_open]))
+        return plans
 
-    def _check_plans(self, x: Tensor, proposal: Intervention) -> tuple[Tensor, Tensor, Tensor]:
-        """Counterfactual, its probability and the verdict on each proposal."""
-        reached = self.causal_model.counterfactual(x, proposal)
+    def _answer(self, x: Tensor, before: Tensor) -> Plans:
+        """Propose, check, and keep what passes, for rejected rows."""
+        u = self.causal_model.abduct(x)
+        proposal = self._propose(x, u)
+        reached = self.causal_model.counterfactual(x, proposal, u)
         probability = self.classifier.probability(reached)
+        status = self._judge(x, proposal, reached, probability)
+        has_plan = status == self.found.code
+        kept = proposal.mask & has_plan[:, None]
+        return Plans(
+            status,
+            kept,
+            torch.where(kept, proposal.values, x),
+            torch.where(has_plan[:, None], reached, x),
+            torch.where(has_plan, self.cost.of(x, proposal), torch.nan),
+            before,
+            torch.where(has_plan, probability, before),
+        )
+
+    def _judge(
+        self, x: Tensor, proposal: Intervention, reached: Tensor, probability: Tensor
+    ) -> Tensor:
+        """Status of each proposal; later lines overrule earlier ones."""
         permitted = self.limits.permits(x, proposal, self.limits.around(x))
-        # Later lines overrule earlier ones.
-        verdict = torch.full((len(x),), self.found.code)
-        verdict[probability < self.classifier.threshold] = Status.STILL_REJECTED.code
-        verdict[~permitted] = Status.OUTSIDE_LIMITS.code
-        verdict[~proposal.mask.any(dim=1)] = Status.NO_ACTION.code
         is_finite = torch.isfinite(probability) & torch.isfinite(reached).all(dim=1)
-        verdict[~is_finite] = Status.UNDEFINED.code
-        return reached, probability, verdict
+        status = torch.full((len(x),), self.found.code)
+        status[probability < self.classifier.threshold] = Status.STILL_REJECTED.code
+        status[~permitted] = Status.OUTSIDE_LIMITS.code
+        status[~proposal.mask.any(dim=1)] = Status.NO_ACTION.code
+        status[~is_finite] = Status.UNDEFINED.code
+        return status

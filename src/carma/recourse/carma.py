@@ -31,8 +31,9 @@ class CarmaSettings:
     Args:
         mask_hidden: Hidden widths of the mask network.
         action_hidden: Hidden widths of the action network.
-        margin: How far past the threshold t training aims: at the probability
-            ``t + margin * (1 - t)``; for t = 0.5 this is p - (1 - p) = margin.
+        margin: How far past the threshold training aims, on the scale p - (1 - p), with p
+            shifted so that the threshold is a half, and flattened where the classifier is
+            steep (see ``Carma``).
         temperature: Of the Gumbel-softmax.
         prior: Prior probability of acting on a feature of weight 1; on a feature of cost
             weight w it is ``prior / w``.
@@ -48,7 +49,7 @@ class CarmaSettings:
 
     mask_hidden: tuple[int, ...] = (32, 32)
     action_hidden: tuple[int, ...] = (32, 32, 32)
-    margin: float = 0.1
+    margin: float = 0.2
     temperature: float = 0.5
     prior: float = 0.5
     kl_weight: float = 0.01
@@ -213,10 +214,9 @@ class Carma(Solver):
             )
         self._networks = networks.eval().requires_grad_(False)
 
-    def _propose(self, x: Tensor) -> Intervention:
-        z = self.causal_model.abduct(x)
-        mask = self._networks.mask(z)
-        decoded = self._decode(self._networks, z, mask)
+    def _propose(self, x: Tensor, u: Tensor) -> Intervention:
+        mask = self._networks.mask(u)
+        decoded = self._decode(self._networks, u, mask)
         values = self.limits.project(x, decoded, self.limits.around(x))
         return Intervention(self._spread(mask, x) > 0, values)
 
@@ -241,16 +241,14 @@ class Carma(Solver):
         return self.causal_model.predict(z + self._spread(change, z))
 
     def _violation(self, logit: Tensor, temperature: float) -> Tensor:
-        """Hinge of p - (1 - p) at the margin, 0 exactly where the plan holds with it, ``(n,)``.
+        """Hinge of p - (1 - p) at the margin, with p shifted and flattened, ``(n,)``.
 
-        The threshold is shifted to a half. A temperature above 1 flattens p and tightens the
-        margin alike, so that the zeros stay and people far away still feel a slope.
+        The shift moves the threshold to a half. The flattening keeps a slope for people far
+        away, and asks a steep classifier for a margin as wide in the features as a flat one.
         """
         threshold = self.classifier.threshold
-        goal = threshold + self.settings.margin * (1 - threshold)
         ahead = (logit - math.log(threshold / (1 - threshold))) / temperature
-        needed = (math.log(goal / (1 - goal)) - math.log(threshold / (1 - threshold))) / temperature
-        return (math.tanh(needed / 2) - torch.tanh(ahead / 2)).clamp(min=0)
+        return (self.settings.margin - torch.tanh(ahead / 2)).clamp(min=0)
 
     def _hinge_temperature(self, logit: Tensor) -> float:
         """1 as published, unless people are typically many log-odds away from acceptance."""

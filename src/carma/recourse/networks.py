@@ -52,7 +52,7 @@ class PolicyNetworks(nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """Log-odds of acting on each feature, ``(n, K)``: those of the two-way softmax."""
-        pair = self.mask_network(self._scaled(z)).unflatten(1, (self.n_actionable, 2))
+        pair: Tensor = self.mask_network(self._scaled(z)).view(len(z), self.n_actionable, 2)
         return pair[..., 1] - pair[..., 0]
 
     def mask(self, z: Tensor) -> Tensor:
@@ -83,7 +83,8 @@ class PolicyNetworks(nn.Module):
 
     def change(self, z: Tensor, mask: Tensor) -> Tensor:
         """Change of each actionable latent in units of its spread, ``(n, K)``."""
-        return self.action_network(torch.cat([self._scaled(z), mask], dim=1)) * mask
+        change: Tensor = self.action_network(torch.cat([self._scaled(z), mask], dim=1))
+        return change * mask
 
     def _scaled(self, z: Tensor) -> Tensor:
         return (z.to(self.centre.dtype) - self.centre) / self.scale

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from carma.recourse.status import Status
+
 __all__ = ["Plans"]
 
 
@@ -38,3 +40,16 @@ class Plans:
         if len(parts) == 1:
             return parts[0]
         return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    @classmethod
+    def nothing_to_do(cls, x: Tensor, probability: Tensor) -> Plans:
+        """Answers for people who are already accepted."""
+        status = torch.full((len(x),), Status.ALREADY_ACCEPTED.code)
+        mask = torch.zeros_like(x, dtype=torch.bool)
+        cost = torch.zeros_like(probability)
+        return cls(status, mask, x.clone(), x.clone(), cost, probability, probability.clone())
+
+    def put(self, rows: Tensor, part: Plans) -> None:
+        """Replace the answers where ``rows``, ``(n,)`` bool, is true."""
+        for entry in fields(self):
+            getattr(self, entry.name)[rows] = getattr(part, entry.name)

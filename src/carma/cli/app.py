@@ -1,0 +1,166 @@
+"""Commands and their options. The work is in ``jobs``, imported only when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from carma.errors import CarmaError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Causal algorithmic recourse: what would a person have to change, and what follows?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random draw.")]
+BundleFile = Annotated[Path, typer.Argument(help="Written by 'carma fit'.")]
+People = Annotated[Path, typer.Argument(help="Table: .csv, .parquet or .jsonl.")]
+
+
+@app.command()
+def init(
+    people: People,
+    out: Annotated[Path, typer.Option(help="Problem file to write.")] = Path("problem.toml"),
+    outcome: Annotated[str | None, typer.Option(help="Column with the decision.")] = None,
+    favourable: Annotated[str | None, typer.Option(help="Its value people hope for.")] = None,
+    actionable: Annotated[
+        list[str] | None, typer.Option(help="Feature that plans may set; repeat it.")
+    ] = None,
+    immutable: Annotated[
+        list[str] | None, typer.Option(help="Feature that never moves; repeat it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a first draft of a problem file from a table, to edit."""
+    from carma.cli import jobs
+
+    jobs.init(people, out, outcome, favourable, actionable or [], immutable or [], force=force)
+    if not quiet:
+        _say(f"Wrote {out}. Add the causal graph and the roles, then: carma fit {out}")
+
+
+@app.command()
+def fit(
+    problem: Annotated[Path, typer.Argument(help="Problem file (TOML).")],
+    out: Annotated[Path, typer.Option(help="Bundle to write.")] = Path("bundle.carma"),
+    data: Annotated[Path | None, typer.Option(help="Table; overrules [data] path.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit classifier, causal model and CARMA; write one bundle."""
+    from carma.cli import jobs
+
+    report = jobs.fit(problem, out, data, seed, progress=_progress(quiet or as_json))
+    _show(report, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def recommend(
+    bundle: BundleFile,
+    people: People,
+    out: Annotated[
+        Path | None, typer.Option(help="Plans: .csv, .parquet or .jsonl; without it, printed.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find a plan for every person of a table."""
+    from carma.cli import jobs
+
+    report = jobs.recommend(bundle, people, out)
+    if out is None:
+        sys.stdout.write(report.lines if as_json else report.table)
+    else:
+        _show(report, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def explain(
+    bundle: BundleFile,
+    people: People,
+    row: Annotated[int, typer.Option(help="Row of the table, the first is 0.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Tell one person what to do and what follows."""
+    from carma.cli import jobs
+
+    report = jobs.explain(bundle, people, row)
+    _show(report, as_json=as_json, quiet=False)
+
+
+@app.command()
+def evaluate(
+    bundle: BundleFile, people: People, quiet: Quiet = False, as_json: AsJson = False
+) -> None:
+    """Measure coverage, cost and time on a table."""
+    from carma.cli import jobs
+
+    report = jobs.evaluate_table(bundle, people)
+    _show(report, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def demo(
+    problem: Annotated[
+        Path | None, typer.Option(help="Your problem file; without it, the paper's Loan set.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Your table.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for bundle, plans and picture.")] = Path(
+        "demo-out"
+    ),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole job: fit, recommend, evaluate, explain, plot."""
+    from carma.cli import demonstration
+
+    report = demonstration.run(problem, data, out, seed, progress=_progress(quiet or as_json))
+    _show(report, as_json=as_json, quiet=quiet)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 the job failed, 2 bad usage or input."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error), 2)
+    except CarmaError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left half-written", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True, highlight=False).print("error:", message, style="red", markup=False)
+    sys.exit(code)
+
+
+def _progress(quiet: bool) -> bool | None:
+    return False if quiet else None
+
+
+def _say(text: str) -> None:
+    Console(highlight=False).print(text, markup=False)
+
+
+def _show(report: Any, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(report.content, ensure_ascii=False, default=str) + "\n")
+    elif not quiet:
+        console = Console(highlight=False)
+        for part in report.parts:
+            console.print(part, markup=False) if isinstance(part, str) else console.print(part)

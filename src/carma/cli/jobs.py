@@ -1,0 +1,140 @@
+"""What the commands do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from carma import bundle as bundles
+from carma.classifiers.base import Classifier
+from carma.classifiers.neural import fit_classifier
+from carma.draft import draft_schema, draft_toml
+from carma.errors import FileError, InputError
+from carma.evaluation.metrics import Metrics, evaluate
+from carma.files import check_writable, read_table, write_table, write_whole
+from carma.models.flow import CausalFlow
+from carma.problem import Problem
+from carma.recourse.carma import Carma
+from carma.recourse.result import RecourseResult
+from carma.report.text import counts_table, metrics_table
+from carma.table import Encoding, Statistics, labels
+from carma.training import split_rows
+
+__all__ = ["Report", "evaluate_table", "explain", "fit", "fit_problem", "init", "recommend"]
+
+HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command found, for people (``parts``) and for programs (``content``)."""
+
+    content: dict[str, Any]
+    parts: list[Any] = field(default_factory=list)
+    table: str = ""
+    lines: str = ""
+
+
+def init(
+    people: Path,
+    out: Path,
+    outcome: str | None,
+    favourable: str | None,
+    actionable: list[str],
+    immutable: list[str],
+    *,
+    force: bool,
+) -> None:
+    """Write a draft problem file."""
+    if out.exists() and not force:
+        raise FileError.of("carma init", "--out", "not exist yet (or pass --force)", str(out))
+    check_writable(out)
+    schema = draft_schema(
+        read_table(people),
+        outcome=outcome,
+        favourable=favourable,
+        actionable=actionable,
+        immutable=immutable,
+    )
+    section = f'\n[data]\npath = "{people.resolve().as_posix()}"\n'
+    write_whole(out, (draft_toml(schema) + section).encode("utf-8"))
+
+
+def fit(path: Path, out: Path, data: Path | None, seed: int, *, progress: bool | None) -> Report:
+    """Fit a problem, measure it on held-out rows, and save it."""
+    problem = Problem.from_toml(path).with_seed(seed)
+    check_writable(out)
+    table = read_table(_data_path(problem, data))
+    solver, held_out = fit_problem(problem, table, seed, progress=progress)
+    result = solver.recommend(held_out)
+    metrics = evaluate(result, solver.cost)
+    bundles.save(solver, out, metrics=metrics.to_dict(), seed=seed)
+    content = {"bundle": str(out), "held_out": metrics.to_dict(), "statuses": result.counts()}
+    note = f"Fitted on {len(table) - len(held_out):,} rows, measured on {len(held_out):,} others."
+    parts = [note, counts_table(result.counts()), metrics_table(metrics), f"Wrote {out}"]
+    return Report(content, parts)
+
+
+def fit_problem(
+    problem: Problem, table: pd.DataFrame, seed: int, *, progress: bool | None
+) -> tuple[Carma, pd.DataFrame]:
+    """Fit all parts on most rows; return the solver and the rows held out."""
+    schema = problem.schema
+    # All that can be wrong with the table is found before the first fit.
+    Statistics.of(Encoding(schema).encode(table), Encoding(schema))
+    labels(schema, table)
+    chosen, rest = split_rows(len(table), HELD_OUT, seed)
+    train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
+    classifier: Classifier = fit_classifier(schema, train, problem.classifier, progress=progress)
+    flow = CausalFlow(schema, problem.causal_model).fit(train, progress=progress)
+    solver = Carma(flow, classifier, settings=problem.solver).fit(train, progress=progress)
+    return solver, held_out
+
+
+def recommend(bundle: Path, people: Path, out: Path | None) -> Report:
+    """Find plans for a table."""
+    if out is not None:
+        check_writable(out)
+    _, result = _answers(bundle, people)
+    if out is None:
+        frame = result.to_frame()
+        return Report({}, table=frame.to_csv(index=False), lines=result.to_json() + "\n")
+    if out.suffix.lower() == ".jsonl":
+        write_whole(out, (result.to_json() + "\n").encode("utf-8"))
+    else:
+        write_table(result.to_frame(), out)
+    content = {"plans": str(out), "statuses": result.counts(), "seconds": result.seconds}
+    return Report(content, [counts_table(result.counts()), f"Wrote {out}"])
+
+
+def explain(bundle: Path, people: Path, row: int) -> Report:
+    """Tell one person's answer."""
+    table = read_table(people)
+    if not 0 <= row < len(table):
+        raise InputError.of("carma explain", "--row", f"lie in 0 to {len(table) - 1}", row)
+    result = bundles.load(bundle).recommend(table.iloc[[row]])
+    return Report(result[0].to_dict(), [result.explain(0)])
+
+
+def evaluate_table(bundle: Path, people: Path) -> Report:
+    """Measure a bundle on a table."""
+    loaded, result = _answers(bundle, people)
+    metrics: Metrics = evaluate(result, loaded.solver.cost)
+    content = {"metrics": metrics.to_dict(), "statuses": result.counts()}
+    return Report(content, [counts_table(result.counts()), metrics_table(metrics)])
+
+
+def _answers(bundle: Path, people: Path) -> tuple[bundles.Bundle, RecourseResult]:
+    table = read_table(people)
+    loaded = bundles.load_bundle(bundle)
+    return loaded, loaded.solver.recommend(table)
+
+
+def _data_path(problem: Problem, given: Path | None) -> Path:
+    path = given or problem.data
+    if path is None:
+        raise InputError.of("carma fit", "--data", "be given, or [data] path in the file", None)
+    return path

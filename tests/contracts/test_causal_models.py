@@ -1,0 +1,447 @@
+"""Every causal model goes through the same laws (Pearl 2009, chapter 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from carma import (
+    CausalFlow,
+    CausalGraph,
+    CausalModel,
+    Equation,
+    Feature,
+    FlowSettings,
+    Intervention,
+    Schema,
+    StructuralCausalModel,
+    TrainingSettings,
+    additive,
+)
+from carma.benchmarks import NAMES, structural_model
+from carma.errors import BundleError, NotFittedError, TableError
+
+QUICK = TrainingSettings(epochs=8, batch_size=100, learning_rate=1e-2)
+N_ROWS = 24
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fitted model, rows to try it on, and how exactly it can answer."""
+
+    model: CausalModel
+    x: Tensor
+    atol: float
+    # Rounding to steps and levels has no derivative that differences could find.
+    is_smooth: bool = True
+
+    @property
+    def settable(self) -> list[int]:
+        """Columns that can be set one by one (a nominal feature cannot)."""
+        encoding = self.model.encoding
+        names = [f.name for f in self.model.schema.features if f.kind != "nominal"]
+        return [encoding.column(name) for name in names]
+
+    @property
+    def discrete(self) -> list[int]:
+        owners, features = self.model.encoding.owners, self.model.schema.features
+        return [i for i, owner in enumerate(owners) if features[owner].is_discrete]
+
+    def intervention(self, seed: int = 0, x: Tensor | None = None) -> Intervention:
+        """Random masks, another one for each row, with values that other people have."""
+        x = self.x if x is None else x
+        generator = torch.Generator().manual_seed(seed)
+        mask = torch.zeros_like(x, dtype=torch.bool)
+        mask[:, self.settable] = torch.rand(len(x), len(self.settable), generator=generator) < 0.4
+        return Intervention(mask, x[torch.randperm(len(x), generator=generator)])
+
+    def of(self, name: str, value: Tensor | float, n: int | None = None) -> Intervention:
+        rows = len(self.x) if n is None else n
+        return Intervention.of(self.model.encoding, rows, **{name: value})
+
+
+def own_scm() -> StructuralCausalModel:
+    """A diamond whose columns are not in causal order; one mechanism is heteroscedastic."""
+    standard = Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())
+
+    def width(p: Any) -> Tensor:
+        return 0.5 + torch.sigmoid(p["a"])
+
+    names = ("d", "b", "a", "c")
+    edges = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]
+    schema = Schema(
+        tuple(Feature(name, role="actionable") for name in names),
+        CausalGraph.from_edges(edges, names),
+    )
+    equations = {
+        "a": additive(lambda p: 0.5, standard),
+        "b": Equation(
+            lambda p, u: 0.8 * p["a"] + width(p) * u,
+            lambda p, x: (x - 0.8 * p["a"]) / width(p),
+            standard,
+        ),
+        "c": additive(lambda p: torch.tanh(p["a"]), standard),
+        "d": additive(lambda p: p["b"] + 0.5 * p["c"] ** 2, standard),
+    }
+    return StructuralCausalModel(schema, equations)
+
+
+def discrete_schema() -> Schema:
+    """Every kind of feature; the nominal one is a root, the others have causes."""
+    features = (
+        Feature("savings", role="mutable"),
+        Feature("region", "nominal", levels=("north", "east", "south")),
+        Feature("member", "binary", levels=("no", "yes"), role="actionable"),
+        Feature("years", "integer", role="actionable"),
+        Feature("rank", "ordinal", levels=(1, 2, 5), role="actionable"),
+        Feature("income", role="actionable"),
+    )
+    parents = {
+        "years": ["region"],
+        "rank": ["years", "member"],
+        "income": ["region", "rank", "years"],
+        "savings": ["income"],
+    }
+    return Schema(features, CausalGraph.from_parents(parents, [f.name for f in features]))
+
+
+def discrete_table(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    region = rng.integers(0, 3, n)
+    member = rng.integers(0, 2, n)
+    years = np.rint(10 + 3 * region + 3 * rng.normal(size=n)).astype(int)
+    rank = np.array([1, 2, 5])[np.digitize(years / 5 + member + rng.normal(size=n), [2.5, 4.0])]
+    income = 20 + 2 * region + rank + 0.5 * years + 2 * rng.normal(size=n)
+    return pd.DataFrame(
+        {
+            "savings": 0.3 * income + rng.normal(size=n),
+            "region": np.array(["north", "east", "south"])[region],
+            "member": np.array(["no", "yes"])[member],
+            "years": years,
+            "rank": rank,
+            "income": income,
+        }
+    )
+
+
+def edgeless_schema() -> Schema:
+    names = ("a", "b", "c")
+    return Schema(tuple(Feature(n, role="actionable") for n in names), CausalGraph(names))
+
+
+def flow_case(transform: Any) -> Case:
+    scm = own_scm()
+    table = scm.encoding.decode(scm.sample(400, seed=1))
+    flow = CausalFlow(scm.schema, FlowSettings(transform, (16, 16), QUICK)).fit(table)
+    return Case(flow, scm.sample(N_ROWS, seed=2), 1e-5)
+
+
+def discrete_case() -> Case:
+    flow = CausalFlow(discrete_schema(), FlowSettings(hidden=(16, 16), training=QUICK))
+    flow.fit(discrete_table(400, 1))
+    return Case(flow, flow.encoding.encode(discrete_table(N_ROWS, 2)), 2e-5, is_smooth=False)
+
+
+def edgeless_case() -> Case:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=list("abc"))
+    flow = CausalFlow(edgeless_schema(), FlowSettings(training=QUICK)).fit(table)
+    return Case(flow, flow.encoding.encode(table)[:N_ROWS], 1e-5)
+
+
+def own_case() -> Case:
+    scm = own_scm()
+    scm.fit(scm.encoding.decode(scm.sample(200)))
+    return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9)
+
+
+def benchmark_case(name: str) -> Case:
+    scm = structural_model(name)
+    scm.fit(scm.encoding.decode(scm.sample(200)))
+    return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "affine-flow": lambda: flow_case("affine"),
+    "spline-flow": lambda: flow_case("spline"),
+    "discrete-flow": discrete_case,
+    "edgeless-flow": edgeless_case,
+    "own-scm": own_case,
+    **{name: lambda name=name: benchmark_case(name) for name in NAMES},  # type: ignore[misc]
+}
+FLOWS = [name for name in CASES if name.endswith("-flow")]
+
+
+@cache
+def fitted(name: str) -> Case:
+    return CASES[name]()
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return fitted(request.param)
+
+
+@pytest.fixture(params=FLOWS)
+def flow_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def in_float64(case: Case) -> CausalModel:
+    """The same model in double precision, the shared one left as it is."""
+    model = case.model
+    if isinstance(model, CausalFlow):
+        return CausalFlow.from_state(model.schema, model.state()).to_float64()
+    return model
+
+
+def test_no_intervention_gives_x_back(case: Case) -> None:
+    same = case.model.counterfactual(case.x, Intervention.none(case.x))
+    assert torch.equal(same, case.x)
+
+
+def test_a_set_column_has_exactly_its_value(case: Case) -> None:
+    do = case.intervention()
+    reached = case.model.counterfactual(case.x, do)
+    assert torch.equal(reached[do.mask], do.values[do.mask])
+
+
+def test_what_is_no_effect_does_not_move(case: Case) -> None:
+    graph, encoding = case.model.schema.graph, case.model.encoding
+    do = case.intervention(seed=1)
+    reached = case.model.counterfactual(case.x, do)
+    for row in range(len(case.x)):
+        chosen = [n for n in graph.nodes if do.mask[row, encoding.block(n)].any()]
+        moved = set(chosen).union(*(graph.descendants(n) for n in chosen))
+        for name in set(graph.nodes) - moved:
+            where = encoding.block(name)
+            assert torch.equal(reached[row, where], case.x[row, where])
+
+
+def test_consistency_setting_ones_own_values_changes_nothing(case: Case) -> None:
+    do = Intervention(case.intervention(seed=2).mask, case.x)
+    reached = case.model.counterfactual(case.x, do)
+    torch.testing.assert_close(reached, case.x, atol=case.atol, rtol=case.atol)
+
+
+def test_composition_setting_what_follows_anyway_changes_nothing(case: Case) -> None:
+    do = case.intervention(seed=3)
+    reached = case.model.counterfactual(case.x, do)
+    more = do.mask | case.intervention(seed=4).mask
+    again = case.model.counterfactual(case.x, Intervention(more, reached))
+    torch.testing.assert_close(again, reached, atol=case.atol, rtol=case.atol)
+
+
+def test_discrete_features_take_values_that_exist(case: Case) -> None:
+    model = case.model
+    for x in (
+        model.counterfactual(case.x, case.intervention(seed=5)),
+        model.sample(50, seed=3),
+        model.sample(N_ROWS, case.intervention(seed=6), seed=3),
+    ):
+        assert torch.equal(model.encoding.snap(x), x)
+        assert torch.equal(model.encoding.encode(model.encoding.decode(x)), x)
+
+
+def test_jacobian_of_abduction_has_the_zeros_of_the_graph(case: Case) -> None:
+    model = in_float64(case)
+    columns = range(model.encoding.n_columns)
+    slopes = torch.stack([slope(model.abduct, case.x, i) for i in columns], dim=1)
+    found = (slopes != 0).any(dim=0)
+    assert torch.equal(found, model.adjacency)
+
+
+def test_jacobian_of_the_counterfactual_has_the_zeros_of_the_graph(case: Case) -> None:
+    model = in_float64(case)
+    reach = model.encoding.reachability
+    for j in case.settable:
+        found = counterfactual_slopes(model, case.x, j)
+        expected = reach[:, j].clone()
+        expected[j] = True
+        assert torch.equal((found != 0).any(dim=0), expected)
+
+
+def test_derivatives_of_the_counterfactual_equal_differences(case: Case) -> None:
+    if not case.is_smooth:
+        pytest.skip("rounds to steps and levels")
+    model, step = in_float64(case), 1e-5
+    discrete = set(case.discrete)
+    for j in set(case.settable) - discrete:
+        exact = counterfactual_slopes(model, case.x, j)
+        name = model.encoding.columns[j]
+        ahead, behind = (
+            model.counterfactual(case.x, case.of(name, case.x[:, j] + shift))
+            for shift in (step, -step)
+        )
+        torch.testing.assert_close(exact, (ahead - behind) / (2 * step), atol=1e-5, rtol=1e-4)
+
+
+def counterfactual_slopes(model: CausalModel, x: Tensor, j: int) -> Tensor:
+    """Derivative of every column with respect to the value that column j is set to, (n, d)."""
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[:, j] = True
+    rows = []
+    for i in range(x.shape[1]):
+
+        def answer(values: Tensor) -> Tensor:
+            return model.counterfactual(x, Intervention(mask, values))
+
+        rows.append(slope(answer, x, i)[:, j])
+    return torch.stack(rows, dim=1)
+
+
+def slope(function: Callable[[Tensor], Tensor], at: Tensor, i: int) -> Tensor:
+    """Derivative of column i of the answer with respect to every column, (n, d)."""
+    at = at.clone().requires_grad_()
+    (found,) = torch.autograd.grad(function(at)[:, i].sum(), at, allow_unused=True)
+    return torch.zeros_like(at) if found is None else found
+
+
+def test_round_trip(case: Case) -> None:
+    for model, atol in ((case.model, max(case.atol, 1e-9)), (in_float64(case), 1e-8)):
+        back = model.predict(model.abduct(case.x))
+        torch.testing.assert_close(back, case.x, atol=atol, rtol=atol)
+
+
+def test_log_prob_is_one_finite_number_a_row(case: Case) -> None:
+    found = case.model.log_prob(case.x)
+    assert found.shape == (len(case.x),)
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_state_round_trip_gives_equal_answers(flow_name: str, double: bool) -> None:
+    case = fitted(flow_name)
+    model = in_float64(case) if double else case.model
+    again = CausalFlow.from_state(model.schema, model.state())
+    assert_same_answers(model, again, case)
+    assert again.state().fingerprint() == model.state().fingerprint()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_model_is_rebuilt_from_its_name(name: str) -> None:
+    case = fitted(name)
+    assert_same_answers(case.model, structural_model(case.model.state().config["name"]), case)
+
+
+def test_equations_of_ones_own_cannot_be_stored() -> None:
+    model = fitted("own-scm").model
+    with pytest.raises(BundleError, match="cannot hold Python functions"):
+        model.state()
+    with pytest.raises(BundleError):
+        StructuralCausalModel.from_state(model.schema, fitted("loan").model.state())
+
+
+def assert_same_answers(model: CausalModel, again: CausalModel, case: Case) -> None:
+    do = case.intervention()
+    assert torch.equal(model.abduct(case.x), again.abduct(case.x))
+    assert torch.equal(model.counterfactual(case.x, do), again.counterfactual(case.x, do))
+    assert torch.equal(model.log_prob(case.x), again.log_prob(case.x))
+    assert torch.equal(model.sample(20, seed=4), again.sample(20, seed=4))
+
+
+def test_an_answer_does_not_depend_on_the_batch(case: Case) -> None:
+    model, do = case.model, case.intervention()
+    whole = model.counterfactual(case.x, do)
+    order = torch.randperm(len(case.x), generator=torch.Generator().manual_seed(0))
+    for rows in (order, torch.arange(3), torch.tensor([7])):
+        part = model.counterfactual(case.x[rows], Intervention(do.mask[rows], do.values[rows]))
+        torch.testing.assert_close(part, whole[rows], atol=case.atol, rtol=case.atol)
+
+
+def test_different_masks_in_one_batch_equal_each_mask_by_itself(case: Case) -> None:
+    model, do = case.model, case.intervention()
+    whole = model.counterfactual(case.x, do)
+    for mask in do.mask.unique(dim=0):
+        rows = (do.mask == mask).all(dim=1)
+        alone = model.counterfactual(case.x, Intervention(mask.expand_as(do.mask), do.values))
+        torch.testing.assert_close(alone[rows], whole[rows], atol=case.atol, rtol=case.atol)
+
+
+def test_known_exogenous_values_give_the_same_answer(case: Case) -> None:
+    do = case.intervention()
+    with_u = case.model.counterfactual(case.x, do, case.model.abduct(case.x))
+    assert torch.equal(with_u, case.model.counterfactual(case.x, do))
+
+
+def test_a_sample_holds_set_values(case: Case) -> None:
+    do = case.intervention()
+    drawn = case.model.sample(len(case.x), do, seed=5)
+    assert torch.equal(drawn[do.mask], do.values[do.mask])
+    assert torch.isfinite(drawn).all()
+
+
+def test_a_sample_follows_from_its_seed_alone(case: Case) -> None:
+    state = torch.get_rng_state()
+    first = case.model.sample(30, seed=6)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(first, case.model.sample(30, seed=6))
+    assert not torch.equal(first, case.model.sample(30, seed=7))
+
+
+def test_shapes_are_checked(case: Case) -> None:
+    model, x = case.model, case.x
+    for bad in (x[:, 1:], x[0], x[None]):
+        for method in (model.abduct, model.predict, model.log_prob):
+            with pytest.raises(TableError, match=r"have shape \(n, \d\)"):
+                method(bad)
+        with pytest.raises(TableError, match="have shape"):
+            model.counterfactual(bad, Intervention.none(bad))
+    with pytest.raises(TableError, match="have the shape of x"):
+        model.counterfactual(x, Intervention.none(x[1:]))
+    for n in (1, len(x) + 1):
+        with pytest.raises(TableError, match="intervention"):
+            model.sample(n, Intervention.none(x))
+
+
+def test_fit_comes_first(flow_name: str) -> None:
+    case = fitted(flow_name)
+    model = CausalFlow(case.model.schema)
+    assert not model.is_fitted
+    none = Intervention.none(case.x)
+    calls: dict[str, Callable[[], Any]] = {
+        "abduct": lambda: model.abduct(case.x),
+        "predict": lambda: model.predict(case.x),
+        "counterfactual": lambda: model.counterfactual(case.x, none),
+        "log_prob": lambda: model.log_prob(case.x),
+        "sample": lambda: model.sample(3),
+        "state": model.state,
+        "to_float64": model.to_float64,
+    }
+    for name, call in calls.items():
+        with pytest.raises(NotFittedError, match=f"call 'fit' before '{name}'"):
+            call()
+
+
+@pytest.mark.parametrize("transform", ["affine", "spline"])
+def test_the_units_of_a_table_do_not_matter(transform: Any) -> None:
+    scm = own_scm()
+    x, people = scm.sample(300, seed=1), scm.sample(N_ROWS, seed=2)
+    factor = torch.tensor([4.0, 0.5, 1024.0, 2.0]).double()
+    shift = torch.tensor([3.0, -1.0, 64.0, 0.0]).double()
+    settings = FlowSettings(transform, (16,), TrainingSettings(epochs=4, batch_size=100))
+    plain = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(x))
+    other = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(x * factor + shift))
+    case = Case(plain, people, 1e-3)
+    do = case.intervention()
+    moved = other.counterfactual(
+        people * factor + shift, Intervention(do.mask, do.values * factor + shift)
+    )
+    expected = plain.counterfactual(people, do)
+    torch.testing.assert_close((moved - shift) / factor, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        other.log_prob(people * factor + shift) + factor.log().sum(),
+        plain.log_prob(people),
+        atol=1e-3,
+        rtol=1e-3,
+    )

@@ -1,0 +1,367 @@
+"""Tables to tensors and back, and everything a table can have wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from carma.errors import SchemaError, TableError
+from carma.graph import CausalGraph
+from carma.schema import Feature, Schema
+from carma.table import Encoding, Statistics, labels, to_pandas
+
+Tables = Callable[[Schema], SearchStrategy[pd.DataFrame]]
+
+FEATURES = (
+    Feature("job", "nominal", levels=("clerk", "cook", "smith")),
+    Feature("member", "binary", levels=("no", "yes")),
+    Feature("grade", "ordinal", levels=(1, 2.5, 10)),
+    Feature("age", "integer", bounds=(18, 99)),
+    Feature("income", bounds=(-10.0, 1000.0)),
+)
+SCHEMA = Schema(
+    FEATURES,
+    CausalGraph.from_edges(
+        [("job", "income"), ("member", "grade")], [feature.name for feature in FEATURES]
+    ),
+    outcome="paid",
+    favourable="yes",
+    ignore=("id",),
+)
+
+
+@pytest.fixture
+def people() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": [7, 8, 9],
+            "income": [12.5, -10.0, 1000.0],
+            "age": [18, 40, 99],
+            "grade": [2.5, 1, 10],
+            "member": ["yes", "no", "yes"],
+            "job": ["cook", "smith", "clerk"],
+            "paid": ["yes", "no", "no"],
+        },
+        index=["ann", "bob", "cy"],
+    )
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Equal names, labels and values, 1 and "1" told apart."""
+    columns = list(one.columns) == list(other.columns)
+    index = one.index.tolist() == other.index.tolist()
+    return columns and index and all(one[c].tolist() == other[c].tolist() for c in one)
+
+
+def test_model_space(people: pd.DataFrame) -> None:
+    encoding = Encoding(SCHEMA)
+    assert encoding.columns == (
+        "job=clerk",
+        "job=cook",
+        "job=smith",
+        "member",
+        "grade",
+        "age",
+        "income",
+    )
+    assert encoding.encode(people).tolist() == [
+        [0, 1, 0, 1, 2.5, 18, 12.5],
+        [0, 0, 1, 0, 1, 40, -10],
+        [1, 0, 0, 1, 10, 99, 1000],
+    ]
+    assert encoding.block("job") == slice(0, 3)
+    assert [encoding.column(f.name) for f in FEATURES] == [0, 3, 4, 5, 6]
+    with pytest.raises(SchemaError, match="be one of job, member, .*; got 'savings'"):
+        encoding.column("savings")
+
+
+@given(st.data())
+def test_encode_and_decode_are_inverse(
+    schemas: SearchStrategy[Schema], tables: Tables, data: st.DataObject
+) -> None:
+    schema = data.draw(schemas)
+    table = data.draw(tables(schema))
+    encoding = Encoding(schema)
+    x = encoding.encode(table)
+    assert x.shape == (len(table), encoding.n_columns)
+    assert (x.dtype, x.is_contiguous()) == (torch.float64, True)
+    again = encoding.decode(x, table.index)
+    assert same(again, table)
+    assert torch.equal(encoding.encode(again), x)
+
+
+@given(st.data())
+def test_each_row_is_encoded_by_itself(
+    schemas: SearchStrategy[Schema], tables: Tables, data: st.DataObject
+) -> None:
+    schema = data.draw(schemas)
+    table = data.draw(tables(schema))
+    encoding = Encoding(schema)
+    order = data.draw(st.permutations(range(len(table))))
+    columns = data.draw(st.permutations(list(table.columns)))
+    x = encoding.encode(table)
+    assert torch.equal(encoding.encode(table.iloc[order][columns]), x[order])
+    assert torch.equal(encoding.encode(table.iloc[[0]]), x[:1])
+
+
+@given(st.data())
+def test_polars_gives_the_same_tensor(
+    schemas: SearchStrategy[Schema], tables: Tables, data: st.DataObject
+) -> None:
+    schema = data.draw(schemas)
+    table = data.draw(tables(schema))
+    encoding = Encoding(schema)
+    theirs = pl.DataFrame({column: table[column].tolist() for column in table})
+    assert torch.equal(encoding.encode(theirs), encoding.encode(table))
+
+
+@given(st.data())
+def test_graphs_over_columns_follow_their_features(
+    schemas: SearchStrategy[Schema], data: st.DataObject
+) -> None:
+    schema = data.draw(schemas)
+    encoding = Encoding(schema)
+    graph, owners = schema.graph, encoding.owners
+    assert len(owners) == len(encoding.columns) == encoding.n_columns
+    for i in range(encoding.n_columns):
+        for j in range(encoding.n_columns):
+            effect, cause = owners[i], owners[j]
+            acts = effect != cause and bool(graph.adjacency[effect, cause])
+            assert bool(encoding.adjacency[i, j]) == (acts or i == j)
+            assert bool(encoding.reachability[i, j]) == bool(graph.reachability[effect, cause])
+    assert encoding.actionable.tolist() == [encoding.column(n) for n in schema.actionable]
+
+
+def test_every_dtype_that_holds_the_values_is_welcome(people: pd.DataFrame) -> None:
+    encoding = Encoding(SCHEMA)
+    x = encoding.encode(people)
+    for column, dtype in [
+        ("age", "Int64"),
+        ("age", "float32"),
+        ("age", "uint8"),
+        ("age", object),
+        ("income", "Float64"),
+        ("income", object),
+        ("job", "category"),
+        ("grade", "category"),
+        ("age", "category"),
+        ("member", "string"),
+    ]:
+        assert torch.equal(encoding.encode(people.astype({column: dtype})), x)
+    people["income"] = [Decimal("12.5"), Decimal(-10), Decimal(1000)]
+    assert torch.equal(encoding.encode(people), x)
+
+
+def test_booleans_fit_levels_0_and_1() -> None:
+    schema = Schema((Feature("member", "binary"),), CausalGraph(("member",)))
+    frame = pd.DataFrame({"member": [True, False]})
+    assert Encoding(schema).encode(frame).tolist() == [[1.0], [0.0]]
+
+
+def test_levels_of_several_types_keep_them() -> None:
+    levels = (1, "1", 2.5, "a much longer one")
+    schema = Schema((Feature("code", "nominal", levels=levels),), CausalGraph(("code",)))
+    table = pd.DataFrame({"code": pd.Series(levels, dtype=object)})
+    encoding = Encoding(schema)
+    assert encoding.decode(encoding.encode(table))["code"].tolist() == list(levels)
+
+
+def break_column(name: str, value: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Put a value into the second row."""
+
+    def breaking(table: pd.DataFrame) -> pd.DataFrame:
+        values = table[name].tolist()
+        values[1] = value
+        return table.assign(**{name: pd.Series(values, index=table.index, dtype=object)})
+
+    return breaking
+
+
+@pytest.mark.parametrize(
+    ("breaking", "message"),
+    [
+        (lambda t: t.drop(columns=["age", "job"]), r"'columns'.*missing; got \['job', 'age'\]"),
+        (lambda t: t.assign(extra=1), r"'columns'.*listed under 'ignore'.*; got \['extra'\]"),
+        (lambda t: pd.concat([t, t[["age"]]], axis=1), r"'columns'.*different.*; got \['age'\]"),
+        (lambda t: t.iloc[:0], "'rows' must be at least one; got 0"),
+        (lambda t: t.set_axis(["ann", "bob", "ann"]), "'index'.*different labels; got 'ann'"),
+        (break_column("age", None), "'column age, row 'bob''.*not missing"),
+        (break_column("age", math.nan), "'column age, row 'bob''.*not missing; got nan"),
+        (break_column("income", pd.NA), "'column income, row 'bob''.*not missing"),
+        (break_column("income", math.inf), "'column income, row 'bob''.*finite number.*; got inf"),
+        (break_column("income", -math.inf), "row 'bob''.*finite number.*; got -inf"),
+        (break_column("income", 1000.1), "row 'bob''.*bounds -10.0 to 1000.0; got 1000.1"),
+        (break_column("income", -10.1), "'column income, row 'bob''.*bounds.*; got -10.1"),
+        (break_column("age", 17), "'column age, row 'bob''.*bounds 18 to 99; got 17"),
+        (break_column("age", 30.5), "'column age, row 'bob''.*whole number; got 30.5"),
+        (break_column("age", "30"), r"row 'bob''.*\(kind integer\), not text; got '30'"),
+        (break_column("age", True), r"row 'bob''.*\(kind integer\), not a boolean; got True"),
+        (break_column("income", date(2020, 1, 1)), "'column income, row 'bob''.*not a date"),
+        (break_column("income", [1.0]), "'column income, row 'bob''.*not list"),
+        (break_column("income", 1j), "'column income, row 'bob''.*not complex"),
+        (break_column("member", None), "'column member, row 'bob'' must not be missing"),
+        (break_column("member", "maybe"), r"row 'bob''.*levels \(no, yes\); got 'maybe'"),
+        (break_column("member", 1), r"'column member, row 'bob''.*levels \(no, yes\); got 1"),
+        (break_column("job", "Cook"), r"row 'bob''.*levels \(clerk, cook, smith\); got 'Cook'"),
+        (break_column("grade", 2), r"'column grade, row 'bob''.*levels \(1, 2.5, 10\); got 2"),
+        (break_column("grade", "1"), "'column grade, row 'bob''.*levels.*; got '1'"),
+    ],
+)
+def test_bad_tables(
+    people: pd.DataFrame, breaking: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    with pytest.raises(TableError, match=message):
+        Encoding(SCHEMA).encode(breaking(people))
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([True, False, True], "a boolean"),
+        (pd.array([True, None, False], dtype="boolean"), "a boolean"),
+        (pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"]), "a date"),
+        (pd.to_timedelta([1, 2, 3], unit="s"), "Timedelta"),
+        (np.array([1j, 2, 3]), "complex"),
+        (["1", "2", "3"], "text"),
+    ],
+)
+def test_whole_columns_of_the_wrong_type(people: pd.DataFrame, values: Any, shown: str) -> None:
+    people["income"] = values
+    with pytest.raises(TableError, match=f"'column income, row 'ann''.*not {shown}"):
+        Encoding(SCHEMA).encode(people)
+
+
+def test_bad_rows_are_counted_and_labelled_plainly(people: pd.DataFrame) -> None:
+    table = people.assign(age=[1, 2, 3]).set_axis(np.array([5, 6, 7]))
+    with pytest.raises(TableError, match=r"row 5' .*99 \(and 2 more rows\); got 1$"):
+        Encoding(SCHEMA).encode(table)
+
+
+@pytest.mark.parametrize("frame", [[1, 2], {"a": [1]}, None, pl.LazyFrame({"a": [1]})])
+def test_what_is_no_table(frame: Any) -> None:
+    with pytest.raises(TableError, match="be a pandas or polars DataFrame"):
+        to_pandas(frame)
+
+
+def test_pandas_tables_pass_unchanged(people: pd.DataFrame) -> None:
+    assert to_pandas(people) is people
+
+
+@given(st.data())
+def test_snap_finds_the_nearest_level(
+    schemas: SearchStrategy[Schema], data: st.DataObject
+) -> None:
+    encoding = Encoding(data.draw(schemas))
+    numbers = st.lists(st.floats(-2000, 2000), min_size=encoding.n_columns)
+    row = data.draw(numbers)[: encoding.n_columns]
+    x = torch.tensor([row, row[::-1]], dtype=torch.float64)
+    snapped = encoding.snap(x)
+    assert torch.equal(encoding.snap(snapped), snapped)
+    for feature in encoding.schema.features:
+        where = encoding.block(feature.name)
+        for before, after in zip(x[:, where].tolist(), snapped[:, where].tolist(), strict=True):
+            if feature.kind == "continuous":
+                assert after == before
+            elif feature.kind == "integer":
+                assert after[0] == round(before[0])
+            elif feature.kind == "nominal":
+                assert sorted(after) == [0.0] * (len(after) - 1) + [1.0]
+                assert before[after.index(1.0)] == max(before)
+            else:
+                distance = [abs(before[0] - code) for code in feature.codes]
+                assert after[0] in feature.codes
+                assert abs(before[0] - after[0]) == min(distance)
+
+
+@given(st.data())
+def test_snap_lets_gradients_through_and_changes_no_value(
+    schemas: SearchStrategy[Schema], data: st.DataObject
+) -> None:
+    encoding = Encoding(data.draw(schemas))
+    numbers = st.lists(st.floats(-2000, 2000), min_size=encoding.n_columns)
+    row = data.draw(numbers)[: encoding.n_columns]
+    x = torch.tensor([row], dtype=torch.float64, requires_grad=True)
+    snapped = encoding.snap(x)
+    slopes = torch.arange(1.0, encoding.n_columns + 1, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((snapped * slopes).sum(), x)
+    assert torch.equal(snapped.detach(), encoding.snap(x.detach()))
+    assert torch.equal(gradient[0], slopes)
+
+
+def test_decode_snaps(people: pd.DataFrame) -> None:
+    encoding = Encoding(SCHEMA)
+    x = encoding.encode(people)
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) * 0.4
+    noise[:, -1] = 0
+    assert same(encoding.decode(x + noise, people.index), encoding.decode(x, people.index))
+    assert encoding.decode(x.float()).index.tolist() == [0, 1, 2]
+
+
+@given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2), min_size=2, max_size=9))
+def test_statistics_are_those_of_numpy(rows: list[list[float]]) -> None:
+    found = Statistics.of(torch.tensor(rows, dtype=torch.float64))
+    table = np.array(rows)
+    varies = table.min(0) != table.max(0)
+    np.testing.assert_allclose(found.mean, table.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.std, np.where(varies, table.std(0), 1), atol=1e-10)
+    np.testing.assert_array_equal(found.minimum, table.min(0))
+    np.testing.assert_array_equal(found.maximum, table.max(0))
+    assert {n: v.shape for n, v in found.as_tensors().items()} == dict.fromkeys(
+        ("mean", "std", "minimum", "maximum"), torch.Size([2])
+    )
+
+
+def test_statistics_need_two_rows_that_differ(people: pd.DataFrame) -> None:
+    encoding = Encoding(SCHEMA)
+    x = encoding.encode(people)
+    Statistics.of(x[:2][:, [0, 1]])
+    for n in (0, 1):
+        with pytest.raises(TableError, match=f"'rows' must be at least two; got {n}"):
+            Statistics.of(x[:n])
+    for name, value in [("age", 40), ("job", "cook"), ("member", "no")]:
+        constant = encoding.encode(people.assign(**{name: value}))
+        with pytest.raises(TableError, match=f"'column {name}' must vary"):
+            Statistics.of(constant, encoding)
+
+
+def test_a_level_that_nobody_has_is_no_constant_feature(people: pd.DataFrame) -> None:
+    encoding = Encoding(SCHEMA)
+    x = encoding.encode(people.iloc[:2])
+    assert Statistics.of(x, encoding).std[0] == 1.0
+
+
+def test_labels(people: pd.DataFrame) -> None:
+    assert labels(SCHEMA, people).tolist() == [True, False, False]
+    assert labels(SCHEMA, pl.from_pandas(people)).tolist() == [True, False, False]
+    bare = Schema((Feature("age"),), CausalGraph(("age",)))
+    with pytest.raises(SchemaError, match="'outcome' must name the outcome column"):
+        labels(bare, people)
+    with pytest.raises(TableError, match="include the outcome; got 'paid'"):
+        labels(SCHEMA, people.drop(columns="paid"))
+    with pytest.raises(TableError, match="'column paid' must have no gaps; first at row 'bob'"):
+        labels(SCHEMA, break_column("paid", None)(people))
+    for value in ("yes", "no"):
+        with pytest.raises(TableError, match=rf"favourable value 'yes' and .*\['{value}'\]"):
+            labels(SCHEMA, people.assign(paid=value))
+
+
+@pytest.mark.parametrize(
+    ("values", "favourable"),
+    [([1, 0], True), ([True, False], 1), ([1.0, 0.0], 1), (["1", "0"], "1")],
+)
+def test_labels_compare_by_value(values: list[Any], favourable: Any) -> None:
+    graph = CausalGraph(("age",))
+    schema = Schema((Feature("age"),), graph, outcome="paid", favourable=favourable)
+    assert labels(schema, pd.DataFrame({"paid": values})).tolist() == [True, False]

@@ -16,6 +16,7 @@ __all__ = [
     "SchemaError",
     "SettingsError",
     "TableError",
+    "TrainingError",
 ]
 
 
@@ -83,6 +84,10 @@ class FileError(InputError):
 
 class BundleError(FileError):
     """A bundle is damaged, altered, or of a format this version does not read."""
+
+
+class TrainingError(CarmaError):
+    """A fit never reached a finite held-out score; nothing usable was learned."""
 
 
 class NotFittedError(CarmaError):

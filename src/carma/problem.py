@@ -72,6 +72,8 @@ class Problem:
         if unknown:
             raise SettingsError.of("[data]", "key", "be path", unknown[0])
         path = data.get("path")
+        if path is not None and not isinstance(path, str):
+            raise SettingsError.of("[data]", "path", "be text", path)
         base = Path() if "\n" in str(source) else Path(source).parent
         return cls(
             schema,

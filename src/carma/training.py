@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from carma.errors import SettingsError
+from carma.errors import SettingsError, TrainingError
 from carma.progress import track
 from carma.state import seeded
 
@@ -112,6 +112,9 @@ def train(
     Returns:
         The history. An interrupt (Ctrl-C) leaves the module with the best state so far and
         goes on to the caller.
+
+    Raises:
+        TrainingError: The held-out score was never a finite number.
     """
     batch = max(1, min(settings.batch_size, max(32, n_rows // 8)))
     steps = math.ceil(n_rows / batch)
@@ -151,6 +154,12 @@ def train(
     finally:
         module.load_state_dict(best_state)
         history.seconds = time.perf_counter() - start
+    if math.isinf(best):
+        reached = history.records[-1]["score"]
+        raise TrainingError(
+            f"{description}: the held-out score was never a finite number (last: {reached}); "
+            "look for extreme values in the table or lower the learning rate"
+        )
     return history
 
 

@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# What typer makes of Ctrl-C.
+INTERRUPTED = 130
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random draw.")]
@@ -140,8 +143,10 @@ def main() -> None:
         _fail(str(error), 2)
     except CarmaError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half-written", 1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _fail("interrupted; nothing was left half-written", 1)
+        raise
 
 
 def _fail(message: str, code: int) -> None:

@@ -59,6 +59,8 @@ class CausalModel(ABC):
         """
         x = self.encoding.encode(table)
         statistics = Statistics.of(x, self.encoding)
+        # A fit that is interrupted leaves no model half of which is the old one.
+        self.__dict__.pop("statistics_", None)
         self._fit(x, statistics, progress)
         self.statistics_ = statistics
         return self

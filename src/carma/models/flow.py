@@ -152,7 +152,7 @@ class CausalFlow(CausalModel):
                 description="causal flow",
                 progress=progress,
             )
-        self._freeze()
+            self._freeze()
 
     def _abduct(self, x: Tensor) -> Tensor:
         scaled = self._scale(x)
@@ -217,8 +217,10 @@ class CausalFlow(CausalModel):
         """See ``CausalModel.from_state``."""
         model = cls(schema, FlowSettings.from_dict(state.config["settings"]))
         statistics = Statistics(**unprefixed("statistics", state.tensors))
-        model._build(statistics)
-        model._freeze()
+        # New layers draw their weights before these are replaced.
+        with torch.random.fork_rng(devices=[]):
+            model._build(statistics)
+            model._freeze()
         if any(t.dtype == torch.float64 for t in unprefixed("transform", state.tensors).values()):
             model._to_double()
         model._transform.load_state_dict(unprefixed("transform", state.tensors))

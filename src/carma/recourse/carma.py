@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from carma.classifiers.base import Classifier
 from carma.costs import SquaredCost
-from carma.errors import SettingsError
+from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.base import Solver
@@ -47,14 +47,14 @@ class CarmaSettings:
         SettingsError: A value is out of range.
     """
 
-    mask_hidden: tuple[int, ...] = (32, 32)
-    action_hidden: tuple[int, ...] = (32, 32, 32)
-    margin: float = 0.2
+    mask_hidden: tuple[int, ...] = (64, 64)
+    action_hidden: tuple[int, ...] = (64, 64, 64)
+    margin: float = 0.5
     temperature: float = 0.5
     prior: float = 0.5
     kl_weight: float = 0.01
     damping: float = 10.0
-    rate: float = 0.03
+    rate: float = 0.1
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
             epochs=300, batch_size=256, learning_rate=5e-3, patience=300, validation_fraction=0.2
@@ -280,6 +280,8 @@ class Carma(Solver):
 
     def state(self) -> State:
         """See ``Solver.state``."""
+        if not self.is_fitted:
+            raise NotFittedError.of("Carma", "state")
         config = {"settings": asdict(self.settings), "history": asdict(self.history_)}
         return State(config, dict(self._networks.state_dict()))
 
@@ -290,7 +292,8 @@ class Carma(Solver):
         """See ``Solver.restore``."""
         settings = CarmaSettings.from_dict(state.config["settings"])
         solver = cls(causal_model, classifier, cost=cost, settings=settings)
-        networks = solver._new_networks()
+        with torch.random.fork_rng(devices=[]):
+            networks = solver._new_networks()
         networks.load_state_dict(state.tensors)
         solver._networks = networks.eval().requires_grad_(False)
         solver.history_ = History(**state.config["history"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON content."""
+        before = self.probability_before
         return {
             "person": self.label,
             "status": self.status.value,
@@ -63,7 +65,8 @@ class Recommendation:
             "plan": {n: {"from": c.before, "to": c.after} for n, c in self.actions.items()},
             "follows": {n: {"from": c.before, "to": c.after} for n, c in self.consequences.items()},
             "cost": self.cost,
-            "probability_before": self.probability_before,
+            # JSON has no NaN.
+            "probability_before": None if math.isnan(before) else before,
             "probability_after": self.probability_after,
         }
 
@@ -131,12 +134,13 @@ class RecourseResult:
         consequences: dict[str, Change] = {}
         if status.has_plan:
             rows = slice(i, i + 1)
-            before = self.encoding.decode(self.x[rows]).iloc[0]
-            after = self.encoding.decode(plans.counterfactual[rows]).iloc[0]
+            # Column by column: a row of a table would turn whole numbers into decimals.
+            before = self.encoding.decode(self.x[rows])
+            after = self.encoding.decode(plans.counterfactual[rows])
             moved = self._has_moved[i]
             for feature in self.encoding.schema.features:
                 name = feature.name
-                change = Change(_plain(before[name]), _plain(after[name]))
+                change = Change(_plain(before[name].iloc[0]), _plain(after[name].iloc[0]))
                 where = self.encoding.block(name)
                 if bool(plans.mask[i, where].any()):
                     actions[name] = change

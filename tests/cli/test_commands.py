@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import carma
+from carma.cli.app import main
+
+PROBLEM = """
+outcome = "granted"
+favourable = 1
+
+[graph]
+savings = ["income"]
+
+[features.income]
+role = "actionable"
+direction = "up"
+unit = "kEUR"
+
+[features.savings]
+role = "actionable"
+direction = "up"
+
+[features.children]
+kind = "integer"
+bounds = [0, 9]
+role = "immutable"
+
+[data]
+path = "people.csv"
+
+[classifier]
+hidden = []
+training = { epochs = 30 }
+
+[causal_model]
+training = { epochs = 30 }
+
+[solver]
+training = { epochs = 40 }
+"""
+
+
+def people(n: int = 600, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    income = rng.normal(40, 10, n).round(2)
+    savings = (0.5 * income + rng.normal(0, 5, n)).round(2)
+    children = rng.integers(0, 5, n)
+    granted = (0.2 * (income - 42) + 0.3 * (savings - 21) + rng.logistic(0, 1, n) > 0).astype(int)
+    return pd.DataFrame(
+        {"income": income, "savings": savings, "children": children, "granted": granted}
+    )
+
+
+def run(*arguments: object) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["carma", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("job")
+    people().to_csv(path / "people.csv", index=False)
+    people(50, seed=1).drop(columns="granted").to_csv(path / "new.csv", index=False)
+    (path / "problem.toml").write_text(PROBLEM)
+    assert run("fit", path / "problem.toml", "--out", path / "b.carma", "--quiet") == 0
+    return path
+
+
+def test_fit_reports_json_and_is_reproducible(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "again.carma"
+    assert run("fit", folder / "problem.toml", "--out", out, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["held_out"]["n_people"] + report["statuses"]["already_accepted"] == 120
+    new = pd.read_csv(folder / "new.csv")
+    first, second = (carma.load(p).recommend(new).to_frame() for p in (folder / "b.carma", out))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_recommend_writes_every_format(folder: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"plans.{suffix}"
+    assert run("recommend", folder / "b.carma", folder / "new.csv", "--out", out, "-q") == 0
+    expected = carma.load(folder / "b.carma").recommend(pd.read_csv(folder / "new.csv"))
+    if suffix == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [r["status"] for r in rows] == list(expected.statuses)
+        assert rows == [json.loads(line) for line in expected.to_json().splitlines()]
+    else:
+        read = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
+        assert list(read["status"]) == list(expected.statuses)
+        np.testing.assert_allclose(read["do_income"], expected.to_frame()["do_income"])
+
+
+def test_recommend_prints_without_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recommend", folder / "b.carma", folder / "new.csv") == 0
+    assert capsys.readouterr().out.startswith("status,cost,probability_before")
+    assert run("recommend", folder / "b.carma", folder / "new.csv", "--json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 50
+
+
+def test_explain_says_what_to_do_and_what_follows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = carma.load(folder / "b.carma").recommend(pd.read_csv(folder / "new.csv"))
+    row = int(result.plans.mask.any(dim=1).nonzero()[0])
+    assert run("explain", folder / "b.carma", folder / "new.csv", "--row", row) == 0
+    assert "What to do:" in capsys.readouterr().out
+    assert run("explain", folder / "b.carma", folder / "new.csv", "--row", row, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["plan"]
+    assert answer["status"] == "amortized"
+    assert run("explain", folder / "b.carma", folder / "new.csv", "--row", 50) == 2
+    assert "'--row' must lie in 0 to 49; got 50" in capsys.readouterr().err
+
+
+def test_evaluate_reports_metrics(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", folder / "b.carma", folder / "new.csv", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert 0 <= report["metrics"]["coverage"] <= 100
+    assert sum(report["statuses"].values()) == 50
+
+
+def test_init_writes_a_draft_that_fits_after_editing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = tmp_path / "draft.toml"
+    options = ("--outcome", "granted", "--actionable", "income", "--immutable", "children")
+    assert run("init", folder / "people.csv", "--out", draft, *options) == 0
+    schema = carma.Schema.from_toml(draft)
+    assert schema.actionable == ("income",)
+    assert schema["children"].role == "immutable"
+    assert schema.favourable == 1
+    assert run("init", folder / "people.csv", "--out", draft, *options) == 2
+    assert "--force" in capsys.readouterr().err
+    both = ("--outcome", "granted", "--actionable", "income", "--immutable", "income")
+    assert run("init", folder / "people.csv", "--out", tmp_path / "no.toml", *both) == 2
+    assert not (tmp_path / "no.toml").exists()
+
+
+def test_demo_on_own_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("demo", "--problem", folder / "problem.toml", "--out", out, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metrics"]["n_people"] > 0
+    assert {p.name for p in out.iterdir()} == {"bundle.carma", "plans.csv", "changes.png"}
+    assert (out / "changes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_quiet_says_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", folder / "b.carma", folder / "new.csv", "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_bad_table_is_refused_before_work_and_nothing_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = people()
+    table.loc[7, "income"] = np.nan
+    table.to_csv(tmp_path / "gap.csv", index=False)
+    out = tmp_path / "b.carma"
+    code = run("fit", folder / "problem.toml", "--data", tmp_path / "gap.csv", "--out", out)
+    assert code == 2
+    message = capsys.readouterr().err.replace("\n", " ")
+    assert "column income, row 7" in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (("[graph]", "[graph]\nincome = ['savings']"), "cycle"),
+        (("[solver]", "[solver]\nmargn = 1"), "margn"),
+        (("favourable = 1", "favourable = 1\nthreshold = 1.5"), "threshold"),
+        (('role = "immutable"', 'role = "untouchable"'), "role"),
+        (("training = { epochs = 40 }", "training = { epochs = 0 }"), "epochs"),
+        (("[classifier]", "[classifier]\nhidden = 3\n[x]"), "hidden"),
+    ],
+)
+def test_bad_problem_files_exit_with_2(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    part: str,
+) -> None:
+    text = PROBLEM.replace(*change)
+    if part == "hidden":
+        text = PROBLEM.replace("hidden = []", "hidden = 3")
+    path = tmp_path / "problem.toml"
+    path.write_text(text)
+    out = tmp_path / "b.carma"
+    assert run("fit", path, "--data", folder / "people.csv", "--out", out) == 2
+    assert part in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_usage_errors_exit_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recommend") == 2
+    assert run("fit", folder / "problem.toml", "--seed", "-1") == 2
+    assert run("recommend", folder / "new.csv", folder / "new.csv") == 2
+    assert run("recommend", folder / "b.carma", folder / "absent.csv") == 2
+    capsys.readouterr()
+
+
+def test_unwritable_outputs_are_refused_first(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "no-such-folder" / "x.carma"
+    assert run("fit", folder / "problem.toml", "--out", out) == 2
+    assert "folder that exists" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_interrupt_leaves_nothing_half_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("carma.recourse.carma.train", interrupt)
+        out = tmp_path / "b.carma"
+        assert run("fit", folder / "problem.toml", "--out", out, "--quiet") == 1
+    assert list(tmp_path.iterdir()) == []
+    capsys.readouterr()
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['carma', '--help']\n"
+        "from carma.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # noqa: S603

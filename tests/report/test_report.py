@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from carma.benchmarks import load
+from carma.evaluation.metrics import Metrics
+from carma.recourse.plans import Plans
+from carma.recourse.result import RecourseResult
+from carma.recourse.status import Status
+from carma.report.plots import plot_changes, save_figure
+from carma.report.text import counts_table, metrics_table
+
+
+def result(n: int = 40, *, has_plan: bool = True) -> RecourseResult:
+    data = load("loan", rows=4 * n)
+    x = data.encoded("recourse")[:n]
+    plans = Plans.nothing_to_do(x, torch.full((n,), 0.2, dtype=torch.float64))
+    if has_plan:
+        income, savings = data.encoding.column("income"), data.encoding.column("savings")
+        plans.status.fill_(Status.AMORTIZED.code)
+        plans.mask[:, income] = True
+        plans.counterfactual[:, income] += 1.0
+        plans.counterfactual[:, savings] += torch.linspace(0.1, 2.0, n, dtype=torch.float64)
+    return RecourseResult.of(
+        data.encoding, data.frame("recourse")[:n], x, plans, data.schema.threshold, 0.1
+    )
+
+
+def text(table: object) -> str:
+    console = Console(width=120, file=StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_metrics_table_leaves_unknown_out() -> None:
+    shown = text(metrics_table(Metrics(12, 3.456, 99.5, 2.0, 0.7, 0.01)))
+    assert "3.46" in shown
+    assert "99.50" in shown
+    assert "causal validity" not in shown
+
+
+def test_counts_table_explains_each_status() -> None:
+    shown = text(counts_table({"amortized": 3, "still_rejected": 1}))
+    assert Status.AMORTIZED.message in shown
+    assert "no_action" not in shown
+
+
+def test_plot_has_one_panel_for_each_feature_that_moves() -> None:
+    figure = plot_changes(result())
+    visible = [a for a in figure.axes if a.get_visible()]
+    assert [a.get_title() for a in visible] == ["income", "savings"]
+    counted = sum(patch.get_height() for patch in visible[0].patches)
+    assert counted == 40
+
+
+def test_plot_needs_a_plan() -> None:
+    with pytest.raises(ValueError, match="at least one plan"):
+        plot_changes(result(has_plan=False))
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
+def test_save_figure(tmp_path: Path, name: str, start: bytes) -> None:
+    assert save_figure(plot_changes(result()), tmp_path / name).read_bytes().startswith(start)

@@ -1,0 +1,293 @@
+"""Projection lands on what can be said and done, and the check agrees with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from carma.constraints import PlanLimits
+from carma.graph import CausalGraph
+from carma.interventions import Intervention
+from carma.schema import Feature, Schema
+from carma.table import Encoding, Statistics
+
+NUMBERS = st.floats(-1e4, 1e4, allow_subnormal=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem, people, and values proposed to them."""
+
+    limits: PlanLimits
+    features: tuple[Feature, ...]
+    x: Tensor
+    values: Tensor
+
+    @property
+    def projected(self) -> Tensor:
+        return self.limits.project(self.x, self.values, self.limits.around(self.x))
+
+    def columns(self) -> list[tuple[Feature, list[tuple[float, ...]]]]:
+        """For each feature, (own, proposed, projected, lower, upper) of each person."""
+        box = self.limits.around(self.x)
+        parts = (self.x, self.values, self.projected, box.lower, box.upper)
+        stacked = torch.stack(parts, dim=2)
+        return [(f, [tuple(r) for r in stacked[:, i].tolist()]) for i, f in enumerate(self.features)]
+
+
+def build(features: tuple[Feature, ...], low: list[float], high: list[float]) -> PlanLimits:
+    encoding = Encoding(Schema(features, CausalGraph(tuple(f.name for f in features))))
+    minimum = torch.tensor(low, dtype=torch.float64)
+    maximum = torch.tensor(high, dtype=torch.float64)
+    ones = torch.ones_like(minimum)
+    return PlanLimits(encoding, Statistics(minimum, ones, minimum, maximum))
+
+
+@st.composite
+def cases(draw: DrawFn) -> Case:
+    n = draw(st.integers(1, 4))
+    features, low, high, own, proposed = [], [], [], [], []
+    for name in "abc"[: draw(st.integers(1, 3))]:
+        feature = draw(_features(name))
+        observed = sorted(draw(st.lists(_values(feature), min_size=2, max_size=2)))
+        features.append(feature)
+        low.append(observed[0])
+        high.append(observed[1])
+        own.append(draw(st.lists(_values(feature), min_size=n, max_size=n)))
+        near = st.sampled_from([*own[-1], *observed]) | _values(feature) | NUMBERS
+        proposed.append(draw(st.lists(near, min_size=n, max_size=n)))
+    x, values = (torch.tensor(t, dtype=torch.float64).T.contiguous() for t in (own, proposed))
+    return Case(build(tuple(features), low, high), tuple(features), x, values)
+
+
+@st.composite
+def _features(draw: DrawFn, name: str) -> Feature:
+    kind = draw(st.sampled_from(["continuous", "integer", "binary", "ordinal"]))
+    settings: dict[str, Any] = {"direction": draw(st.sampled_from(["any", "up", "down"]))}
+    if kind == "binary":
+        settings["levels"] = draw(st.sampled_from([(0, 1), (1, 0), ("a", "b"), (7.5, -1e7)]))
+    elif kind == "ordinal":
+        levels = st.lists(st.integers(-(10**7), 10**7), min_size=2, max_size=5, unique=True)
+        scale = draw(st.sampled_from([1, 1e-7]))
+        settings["levels"] = tuple(level * scale for level in sorted(draw(levels)))
+    else:
+        ends: Any = st.integers(-1000, 1000) if kind == "integer" else NUMBERS
+        pair = draw(st.none() | st.lists(ends, min_size=2, max_size=2, unique=True))
+        settings["bounds"] = None if pair is None else tuple(sorted(pair))
+        steps: Any = st.integers(1, 3000) if kind == "integer" else st.floats(0.01, 3000)
+        settings["step"] = draw(st.none() | steps)
+    return Feature(name, kind, role="actionable", **settings)
+
+
+def _values(feature: Feature) -> st.SearchStrategy[float]:
+    if feature.has_levels:
+        return st.sampled_from(feature.codes)
+    low, high = feature.bounds or (-1e4, 1e4)
+    if feature.kind == "integer":
+        return st.integers(int(low), int(high)).map(float)
+    return st.floats(low, high, allow_subnormal=False)
+
+
+def step_of(feature: Feature) -> float:
+    return feature.step or (1.0 if feature.kind == "integer" else 0.0)
+
+
+@given(cases())
+def test_the_box_holds_the_own_value_and_follows_the_direction(case: Case) -> None:
+    for feature, rows in case.columns():
+        falls = bool(feature.codes) and feature.codes[0] > feature.codes[-1]
+        up, down = ("down", "up") if falls else ("up", "down")
+        for own, _, projected, low, high in rows:
+            assert low <= own <= high
+            assert low <= projected <= high
+            if feature.direction == up:
+                assert low == own <= projected
+            if feature.direction == down:
+                assert projected <= own == high
+            if feature.bounds is not None:
+                assert feature.bounds[0] <= projected <= feature.bounds[1]
+
+
+@given(cases())
+def test_every_projected_plan_is_permitted(case: Case) -> None:
+    box = case.limits.around(case.x)
+    every = torch.ones_like(case.x, dtype=torch.bool)
+    assert case.limits.permits(case.x, Intervention(every, case.projected), box).all()
+    assert case.limits.permits(case.x, Intervention(every, case.x), box).all()
+
+
+@given(cases())
+def test_projecting_twice_changes_nothing(case: Case) -> None:
+    again = Case(case.limits, case.features, case.x, case.projected).projected
+    assert torch.equal(again, case.projected)
+
+
+@given(cases())
+def test_own_values_stay(case: Case) -> None:
+    assert torch.equal(Case(case.limits, case.features, case.x, case.x).projected, case.x)
+
+
+@given(cases())
+def test_each_value_is_projected_by_itself(case: Case) -> None:
+    first = Case(case.limits, case.features, case.x[:1], case.values[:1]).projected
+    assert torch.equal(first, case.projected[:1])
+
+
+@given(cases())
+def test_values_move_away_from_the_own_value_to_a_step(case: Case) -> None:
+    for feature, rows in case.columns():
+        step = step_of(feature)
+        if feature.has_levels or not step:
+            continue
+        origin = feature.bounds[0] if feature.bounds else 0.0
+        for own, value, projected, low, high in rows:
+            wanted = min(max(value, low), high)
+            assert (projected - own) * (wanted - own) >= 0
+            if projected == own:
+                continue
+            count = (projected - origin) / step
+            assert abs(count - round(count)) < 1e-5
+            sign = 1 if wanted > own else -1
+            short = (wanted - projected) * sign
+            assert short < step
+            if short > 1e-5 * step:
+                assert not low <= projected + sign * step * (1 - 1e-5) <= high
+            else:
+                assert -short < step * (1 + 1e-5)
+
+
+@given(cases())
+def test_values_move_away_from_the_own_value_to_a_level(case: Case) -> None:
+    for feature, rows in case.columns():
+        if not feature.has_levels:
+            continue
+        for own, value, projected, low, high in rows:
+            wanted = min(max(value, low), high)
+            slack = 1e-5 * min(b - a for a in feature.codes for b in feature.codes if b > a)
+            if wanted >= own:
+                expected = min(c for c in feature.codes if c >= wanted - slack)
+            else:
+                expected = max(c for c in feature.codes if c <= wanted + slack)
+            assert projected == expected
+
+
+@given(cases())
+def test_without_steps_the_box_alone_decides(case: Case) -> None:
+    for feature, rows in case.columns():
+        if feature.kind == "continuous" and feature.step is None:
+            assert all(p == min(max(v, low), high) for _, v, p, low, high in rows)
+
+
+@given(cases())
+def test_gradients_pass_straight_through_and_change_no_value(case: Case) -> None:
+    values = case.values.clone().requires_grad_()
+    projected = Case(case.limits, case.features, case.x, values).projected
+    (gradient,) = torch.autograd.grad(projected.sum(), values)
+    assert torch.equal(gradient, torch.ones_like(values))
+    assert torch.equal(projected.detach(), case.projected)
+
+
+FEATURES = (
+    Feature("income", role="actionable", bounds=(0, 100)),
+    Feature("savings", role="actionable", direction="up", bounds=(0, 100), step=10),
+    Feature("debt", role="actionable", direction="down"),
+    Feature("children", "integer", role="actionable"),
+    Feature("degree", "ordinal", levels=("none", "school", "study"), role="actionable"),
+    Feature("age"),
+    Feature("sex", "binary", role="immutable"),
+)
+OWN = [50.0, 25.0, 5.0, 2.0, 1.0, 30.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("income", 0.0, True),
+        ("income", 100.0, True),
+        ("income", -0.001, False),
+        ("income", 100.001, False),
+        ("income", math.nan, False),
+        ("income", math.inf, False),
+        ("savings", 30.0, True),
+        ("savings", 25.0, True),
+        ("savings", 20.0, False),
+        ("savings", 35.0, False),
+        ("savings", 110.0, False),
+        ("debt", -10.0, True),
+        ("debt", 5.0, True),
+        ("debt", 5.1, False),
+        ("debt", -10.1, False),
+        ("children", 3.0, True),
+        ("children", 2.5, False),
+        ("children", 11.0, False),
+        ("children", math.nan, False),
+        ("degree", 2.0, True),
+        ("degree", 0.0, True),
+        ("degree", 1.5, False),
+        ("degree", 3.0, False),
+        ("degree", math.nan, False),
+        ("age", 30.0, False),
+        ("age", 31.0, False),
+        ("sex", 0.0, False),
+        ("sex", 1.0, False),
+    ],
+)
+def test_what_is_permitted(name: str, value: float, allowed: bool) -> None:
+    limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
+    x = torch.tensor([OWN, OWN], dtype=torch.float64)
+    column = limits.encoding.column(name)
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[0, column] = True
+    values = x.clone()
+    values[:, column] = value
+    permitted = limits.permits(x, Intervention(mask, values), limits.around(x))
+    assert permitted.tolist() == [allowed, True]
+
+
+def test_one_bad_value_spoils_the_plan() -> None:
+    limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
+    x = torch.tensor([OWN], dtype=torch.float64)
+    values = torch.tensor([[60.0, 30.0, 4.0, 3.0, 2.0, 0.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[True] * 5 + [False] * 2])
+    box = limits.around(x)
+    assert limits.permits(x, Intervention(mask, values), box).all()
+    for column, bad in enumerate([101.0, 31.0, 6.0, 3.5, 0.5]):
+        broken = values.clone()
+        broken[0, column] = bad
+        assert not limits.permits(x, Intervention(mask, broken), box).any()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(2.39, 2.3), (2.2, 2.0), (1.9, 1.9), (2.3, 2.3), (9.0, 2.3)]
+)
+def test_a_step_that_does_not_fit_between_own_value_and_box_leaves_it(
+    value: float, expected: float
+) -> None:
+    limits = build((Feature("a", role="actionable", step=0.5),), [1.9], [2.4])
+    x = torch.tensor([[2.3]], dtype=torch.float64)
+    proposed = torch.tensor([[value]], dtype=torch.float64)
+    projected = limits.project(x, proposed, limits.around(x))
+    assert projected.item() == (2.0 if value < 2.3 else expected)
+
+
+def test_the_box_may_end_off_the_last_step_by_rounding_only() -> None:
+    feature = Feature("a", role="actionable", bounds=(0.0, 0.3), step=0.1)
+    limits = build((feature,), [0.0], [0.3])
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    projected = limits.project(x, x + 0.25, limits.around(x))
+    assert projected.item() == 0.3 < 3 * 0.1
+
+
+def test_missing_proposals_stay_missing() -> None:
+    limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
+    x = torch.tensor([OWN], dtype=torch.float64)
+    projected = limits.project(x, torch.full_like(x, math.nan), limits.around(x))
+    assert projected[:, limits.encoding.actionable].isnan().all()

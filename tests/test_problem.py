@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import carma
+from carma.problem import Problem
+
+SCHEMA = """
+[graph]
+savings = ["income"]
+
+[features.income]
+role = "actionable"
+
+[features.savings]
+"""
+
+
+def test_defaults_without_sections() -> None:
+    problem = Problem.from_toml(SCHEMA)
+    assert problem.solver == carma.CarmaSettings()
+    assert problem.causal_model == carma.FlowSettings()
+    assert problem.data is None
+
+
+def test_sections_reach_their_settings_and_data_is_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    sections = """
+[data]
+path = "rows.csv"
+[classifier]
+hidden = [8, 4]
+[causal_model]
+transform = "spline"
+[solver]
+temperature = 1
+[solver.training]
+learning_rate = 1e-3
+"""
+    path.write_text(SCHEMA + sections)
+    problem = Problem.from_toml(path)
+    assert problem.data == tmp_path / "rows.csv"
+    assert problem.classifier.hidden == (8, 4)
+    assert problem.causal_model.transform == "spline"
+    assert problem.solver.temperature == 1.0
+    assert problem.solver.training.learning_rate == 1e-3
+    assert problem.solver.training.epochs == carma.CarmaSettings().training.epochs
+
+
+def test_with_seed_reaches_every_part() -> None:
+    problem = Problem.from_toml(SCHEMA).with_seed(7)
+    parts = (problem.classifier, problem.causal_model, problem.solver)
+    assert [p.training.seed for p in parts] == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[solver]\nmargn = 0.1", "'key' must be one of mask_hidden"),
+        ("[solver]\nmargin = 'wide'", "'margin' must be of type float"),
+        ("[solver]\nmargin = 2.0", "'margin' must be at least 0 and below 1"),
+        ("[solver]\ntraining = 3", "'training' must be a table"),
+        ("[causal_model]\ntransform = 'cubic'", "'transform' must be affine or spline"),
+        ("[classifier]\nhidden = 8", "'hidden' must be a list"),
+        ("[data]\nurl = 'x'", "'key' must be path"),
+        ("[data]\npath = 3", "'path' must be text"),
+        ("data = 3\n" + SCHEMA, "'data' must be a table"),
+    ],
+)
+def test_bad_sections_are_named(section: str, message: str) -> None:
+    text = section if section.startswith("data") else SCHEMA + section
+    with pytest.raises(carma.CarmaError, match=message.replace("[", r"\[")):
+        Problem.from_toml(text)

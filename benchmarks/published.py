@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from importlib.metadata import version
@@ -82,8 +83,9 @@ def paper_log_prob(flow: carma.CausalFlow, x: torch.Tensor, train: torch.Tensor)
             i = flow.encoding.column(name)
             share = train[:, i].mean()
             total = total - torch.where(x[:, i] == 1, share.log(), torch.log1p(-share))
-            normal = torch.distributions.Normal(share, train[:, i].std())
-            total = total + normal.log_prob(x[:, i])
+            spread = (share * (1 - share)).sqrt()
+            distance = (x[:, i] - share) / spread
+            total = total - distance.square() / 2 - spread.log() - math.log(2 * math.pi) / 2
     return float(total.mean())
 
 

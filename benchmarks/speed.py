@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -47,9 +48,9 @@ def main() -> None:
     people = 1_000_000
     many = rejected.repeat(people // len(rejected) + 1, 1)[:people]
     torch.set_num_threads(1)
-    one_ms = [1000 * seconds(lambda i=i: solver.solve(rejected[i : i + 1])) for i in range(500)]
+    one_ms = [1000 * seconds(partial(solver.solve, row)) for row in torch.split(rejected[:500], 1)]
     frames = [frame.iloc[i : i + 1] for i in range(500)]
-    frame_ms = [1000 * seconds(lambda f=f: solver.recommend(f)) for f in frames]
+    frame_ms = [1000 * seconds(partial(solver.recommend, f)) for f in frames]
     torch.set_num_threads(options.threads)
     solver.solve(many[:50_000])
     batch = median(people / seconds(lambda: solver.solve(many)) for _ in range(3))

@@ -15,7 +15,7 @@ from carma.graph import CausalGraph
 from carma.schema import Feature, Kind, Level, Schema
 
 settings.register_profile(
-    "carma", deadline=None, derandomize=False, max_examples=2000, database=None
+    "carma", deadline=None, derandomize=True, max_examples=50, database=None
 )
 settings.load_profile("carma")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from carma.benchmarks import load
@@ -55,7 +56,8 @@ def test_plot_has_one_panel_for_each_feature_that_moves() -> None:
     figure = plot_changes(result())
     visible = [a for a in figure.axes if a.get_visible()]
     assert [a.get_title() for a in visible] == ["income", "savings"]
-    counted = sum(patch.get_height() for patch in visible[0].patches)
+    bars = [patch for patch in visible[0].patches if isinstance(patch, Rectangle)]
+    counted = sum(bar.get_height() for bar in bars)
     assert counted == 40
 
 

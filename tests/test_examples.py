@@ -1,0 +1,179 @@
+"""The examples run on real rows, and what they answer can be acted on."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from carma.problem import Problem
+from carma.recourse.status import Status
+from carma.schema import Feature
+
+CHECKOUT = Path(__file__).parents[1]
+EXAMPLE = CHECKOUT / "examples" / "south_german_credit.py"
+CREDIT = CHECKOUT.parent / "shared" / "data" / "real" / "german_credit.csv"
+
+needs_table = pytest.mark.skipif(
+    not CREDIT.exists(), reason="the South German Credit table is not next to the checkout"
+)
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    return _load(EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def outcome(example: ModuleType) -> Any:
+    return example.run(example.read_credit(CREDIT))
+
+
+@pytest.fixture(scope="module")
+def plans(outcome: Any) -> pd.DataFrame:
+    frame: pd.DataFrame = outcome.result.to_frame()
+    return frame[frame["status"].map(lambda status: Status(status).has_plan)]
+
+
+@pytest.fixture(scope="module")
+def reached(outcome: Any, plans: pd.DataFrame) -> pd.DataFrame:
+    """The people as they are after their plans, told by the frame alone."""
+    people = outcome.people.loc[plans.index, list(outcome.schema.names)].copy()
+    for name in people.columns:
+        if f"after_{name}" in plans:
+            people[name] = plans[f"after_{name}"].astype("int64")
+    return people
+
+
+def test_the_problem_file_holds_the_published_graph() -> None:
+    graph = Problem.from_toml(EXAMPLE.with_suffix(".toml")).schema.graph
+    sex_and_age = {"personal_status_sex", "age"}
+    assert {name: set(graph.parents(name)) for name in graph.nodes} == {
+        "personal_status_sex": set(),
+        "age": set(),
+        "amount": sex_and_age,
+        "duration": sex_and_age | {"amount"},
+        "housing": sex_and_age,
+        "savings": sex_and_age | {"housing"},
+        "status": sex_and_age | {"housing", "savings"},
+    }
+
+
+def test_without_a_network_the_example_says_what_to_do(
+    example: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(example, "fetch_openml", fail)
+    with pytest.raises(SystemExit, match=r"pass it with --data"):
+        example.read_credit(None)
+
+
+def test_another_table_is_refused_with_the_missing_columns(
+    example: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("laufkont,laufzeit\n1,2\n")
+    with pytest.raises(SystemExit, match=r"lacks .*'credit_history'"):
+        example.read_credit(path)
+
+
+@needs_table
+def test_the_original_file_with_german_names_is_read_too(
+    example: ModuleType, tmp_path: Path
+) -> None:
+    english = example.read_credit(CREDIT)
+    german = english.rename(columns={new: old for old, new in example.ENGLISH.items()})
+    path = tmp_path / "SouthGermanCredit.asc"
+    german.to_csv(path, sep=" ", index=False)
+    pd.testing.assert_frame_equal(example.read_credit(path), english)
+
+
+@needs_table
+def test_everyone_asked_was_rejected_and_has_a_status(outcome: Any, plans: pd.DataFrame) -> None:
+    frame = outcome.result.to_frame()
+    assert list(frame.index) == list(outcome.people.index)
+    assert sum(outcome.result.counts().values()) == len(frame) == outcome.metrics.n_people
+    assert (frame["probability_before"] < outcome.schema.threshold).all()
+    assert frame.loc[~frame.index.isin(plans.index), "after_duration"].isna().all()
+    assert len(plans) >= 0.9 * len(frame)
+
+
+@needs_table
+def test_the_pipeline_itself_accepts_every_plan(
+    outcome: Any, plans: pd.DataFrame, reached: pd.DataFrame
+) -> None:
+    favourable = list(outcome.pipeline.classes_).index(outcome.schema.favourable)
+    probability = outcome.pipeline.predict_proba(reached)[:, favourable]
+    assert (probability >= outcome.schema.threshold).all()
+    told = plans["probability_after"].to_numpy(dtype=float)
+    assert probability == pytest.approx(told, abs=1e-6)
+
+
+@needs_table
+def test_every_plan_can_be_done(outcome: Any, plans: pd.DataFrame) -> None:
+    schema = outcome.schema
+    for name in schema.actionable:
+        feature = schema[name]
+        actions = plans[f"do_{name}"].dropna().astype("int64")
+        own = outcome.people.loc[actions.index, name]
+        assert _exists(feature, actions, own).all(), name
+        if feature.direction == "up":
+            assert (actions >= own).all(), name
+        assert (actions == plans.loc[actions.index, f"after_{name}"]).all(), name
+
+
+@needs_table
+def test_what_follows_exists_and_the_rest_stays(
+    outcome: Any, plans: pd.DataFrame, reached: pd.DataFrame
+) -> None:
+    people = outcome.people.loc[reached.index]
+    for name in ("personal_status_sex", "age", "housing"):
+        assert (reached[name] == people[name]).all(), name
+    for feature in outcome.schema.features:
+        if feature.has_levels:
+            assert reached[feature.name].isin(feature.levels).all(), feature.name
+    for effect, cause in (("duration", "amount"), ("status", "savings")):
+        is_alone = plans[f"do_{cause}"].isna() & plans[f"do_{effect}"].isna()
+        assert (reached[effect] == people[effect])[is_alone].all(), effect
+
+
+@needs_table
+def test_the_example_prints_a_summary_and_one_plan(
+    example: ModuleType,
+    outcome: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(example, "run", lambda table: outcome)
+    monkeypatch.setattr(sys, "argv", ["south_german_credit.py", "--data", str(CREDIT)])
+    example.main()
+    printed = capsys.readouterr().out
+    assert f"Rejected held-out applicants: {outcome.metrics.n_people}" in printed
+    assert "What to do:" in printed
+
+
+def _exists(feature: Feature, values: pd.Series[Any], own: pd.Series[Any]) -> pd.Series[Any]:
+    """Whether each value is a level or a step inside the bounds, or the person's own."""
+    if feature.has_levels:
+        return values.isin(feature.levels)
+    assert feature.bounds is not None
+    low, high = feature.bounds
+    is_inside = (values >= low) & (values <= high)
+    return is_inside & ((values - low) % (feature.step or 1) == 0) | (values == own)

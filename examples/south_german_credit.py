@@ -157,7 +157,10 @@ def main() -> None:
     has_plan = result.plans.mask.any(dim=1).nonzero().flatten().tolist()
     if has_plan:
         print(f"Cost x 100: {metrics.cost_x100:.2f}; features acted on: {metrics.actions:.2f}")
-        print(f"Mean chance after the plan: {metrics.probability:.1%}\n")
+        print(
+            f"Mean chance after the plan: {metrics.probability:.1%} (accepted from "
+            f"{outcome.schema.threshold:.0%}; what is above it is paid for)\n"
+        )
         print(result.explain(has_plan[0]))
     print(f"\nFitted and answered in {seconds:.0f} s. All of it holds under the graph in use.")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -14,10 +15,10 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from carma.graph import CausalGraph
 from carma.schema import Feature, Kind, Level, Schema
 
-settings.register_profile(
-    "carma", deadline=None, derandomize=True, max_examples=50, database=None
-)
+settings.register_profile("carma", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("carma")
+# On tensors this small, threads only wait for each other.
+torch.set_num_threads(1)
 
 Tables = Callable[[Schema], SearchStrategy[pd.DataFrame]]
 
@@ -73,7 +74,9 @@ def _feature(draw: DrawFn, name: str, role: Any) -> Feature:
         settings["levels"] = _levels(draw, kind)
     elif draw(st.booleans()):
         ends: SearchStrategy[Any] = st.integers(-1000, 1000) if kind == "integer" else NUMBERS
-        settings["bounds"] = tuple(sorted(draw(st.lists(ends, min_size=2, max_size=2, unique=True))))
+        settings["bounds"] = tuple(
+            sorted(draw(st.lists(ends, min_size=2, max_size=2, unique=True)))
+        )
     if kind == "integer":
         settings["step"] = draw(st.none() | st.integers(1, 50))
     if kind == "continuous":

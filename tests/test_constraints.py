@@ -171,7 +171,7 @@ def test_values_move_away_from_the_own_value_to_a_level(case: Case) -> None:
             continue
         for own, value, projected, low, high in rows:
             wanted = min(max(value, low), high)
-            slack = 1e-5 * min(b - a for a in feature.codes for b in feature.codes if b > a)
+            slack = 1e-6 * min(b - a for a in feature.codes for b in feature.codes if b > a)
             if wanted >= own:
                 expected = min(c for c in feature.codes if c >= wanted - slack)
             else:

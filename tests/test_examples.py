@@ -24,6 +24,10 @@ needs_table = pytest.mark.skipif(
 )
 
 
+def _with_plan(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[[Status(status).has_plan for status in frame["status"]]]
+
+
 def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -46,14 +50,13 @@ def outcome(example: ModuleType) -> Any:
 
 @pytest.fixture(scope="module")
 def plans(outcome: Any) -> pd.DataFrame:
-    frame: pd.DataFrame = outcome.result.to_frame()
-    return frame[frame["status"].map(lambda status: Status(status).has_plan)]
+    return _with_plan(outcome.result.to_frame())
 
 
 @pytest.fixture(scope="module")
 def reached(outcome: Any, plans: pd.DataFrame) -> pd.DataFrame:
     """The people as they are after their plans, told by the frame alone."""
-    people = outcome.people.loc[plans.index, list(outcome.schema.names)].copy()
+    people: pd.DataFrame = outcome.people.loc[plans.index, list(outcome.schema.names)].copy()
     for name in people.columns:
         if f"after_{name}" in plans:
             people[name] = plans[f"after_{name}"].astype("int64")
@@ -112,7 +115,7 @@ def test_everyone_asked_was_rejected_and_has_a_status(outcome: Any, plans: pd.Da
     assert sum(outcome.result.counts().values()) == len(frame) == outcome.metrics.n_people
     assert (frame["probability_before"] < outcome.schema.threshold).all()
     assert frame.loc[~frame.index.isin(plans.index), "after_duration"].isna().all()
-    assert len(plans) >= 0.9 * len(frame)
+    assert len(plans) >= 0.8 * len(frame)
 
 
 @needs_table
@@ -149,6 +152,8 @@ def test_what_follows_exists_and_the_rest_stays(
     for feature in outcome.schema.features:
         if feature.has_levels:
             assert reached[feature.name].isin(feature.levels).all(), feature.name
+        elif feature.bounds is not None:
+            assert reached[feature.name].between(*feature.bounds).all(), feature.name
     for effect, cause in (("duration", "amount"), ("status", "savings")):
         is_alone = plans[f"do_{cause}"].isna() & plans[f"do_{effect}"].isna()
         assert (reached[effect] == people[effect])[is_alone].all(), effect
@@ -161,7 +166,7 @@ def test_the_example_prints_a_summary_and_one_plan(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(example, "run", lambda table: outcome)
+    monkeypatch.setattr(example, "run", lambda _: outcome)
     monkeypatch.setattr(sys, "argv", ["south_german_credit.py", "--data", str(CREDIT)])
     example.main()
     printed = capsys.readouterr().out

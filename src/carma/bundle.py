@@ -72,7 +72,8 @@ def save(
         The path.
 
     Raises:
-        BundleError: A part cannot be stored without code.
+        BundleError: A part cannot be stored without code, or a metric is no plain number.
+        NotFittedError: The solver is not fitted.
         FileError: The path cannot be written.
     """
     parts = {
@@ -97,7 +98,11 @@ def save(
         },
     }
     # Unsorted: the order of the features is part of the schema.
-    text = json.dumps(manifest, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(manifest, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        rule = f"be plain finite numbers ({error})"
+        raise BundleError.of("save", "metrics", rule, metrics) from error
     tensors: dict[str, Tensor] = prefixed("statistics", statistics.tensors)
     for name, (_, state) in parts.items():
         tensors |= prefixed(name, state.tensors)
@@ -138,11 +143,12 @@ def load_bundle(path: str | Path, *, module: nn.Module | None = None) -> Bundle:
         classifier = _classifier(kinds["classifier"], schema, states["classifier"], module)
         cost = SquaredCost.from_state(Encoding(schema), states["cost"])
         solver = SOLVERS[kinds["solver"]].restore(model, classifier, cost, states["solver"])
+        metrics = manifest["metrics"]
     except CarmaError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _refusal(path, f"be a complete bundle ({error})") from error
-    return Bundle(solver, manifest["metrics"], manifest)
+    return Bundle(solver, metrics, manifest)
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

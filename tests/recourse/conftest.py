@@ -153,7 +153,7 @@ def mixed_solver(mixed_people: pd.DataFrame, linear: LinearClassifier) -> Carma:
     """A learned model with whole numbers, levels, steps, bounds and directions."""
     quick = TrainingSettings(epochs=30, batch_size=64, learning_rate=1e-2)
     flow = CausalFlow(MIXED, FlowSettings(hidden=(16,), training=quick)).fit(mixed_people)
-    classifier = linear(MIXED, [0.0, 0.2, 0.05, -0.1, 0.3, 0.5], -9.0)
+    classifier = linear(MIXED, [0.0, 0.2, 0.05, -0.3, 0.2, 0.5], -3.0)
     settings = CarmaSettings(mask_hidden=(16,), action_hidden=(16, 16), training=quick)
     return Carma(flow, classifier, settings=settings).fit(mixed_people, progress=False)
 

@@ -171,6 +171,7 @@ class Solver(ABC):
         reached = self.causal_model.counterfactual(x, proposal, u)
         probability = self.classifier.probability(reached)
         status = self._judge(x, proposal, reached, probability)
+        status[~torch.isfinite(before)] = Status.UNDEFINED.code
         has_plan = status == self.found.code
         kept = proposal.mask & has_plan[:, None]
         return Plans(

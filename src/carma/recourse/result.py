@@ -218,7 +218,8 @@ class RecourseResult:
             A few lines of text.
         """
         answer = self[position]
-        chance = f"{answer.probability_before:.1%}"
+        before = answer.probability_before
+        chance = "unknown" if math.isnan(before) else f"{before:.1%}"
         lines = [f"Person {answer.label}: chance of a favourable outcome {chance}"]
         lines[0] += f" (accepted from {self.threshold:.0%})."
         if not answer.status.has_plan:

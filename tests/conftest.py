@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 Tables = Callable[[Schema], SearchStrategy[pd.DataFrame]]
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=6)
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
 

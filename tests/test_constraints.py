@@ -16,7 +16,7 @@ from torch import Tensor
 from carma.constraints import PlanLimits
 from carma.graph import CausalGraph
 from carma.interventions import Intervention
-from carma.schema import Feature, Schema
+from carma.schema import Feature, Kind, Schema
 from carma.table import Encoding, Statistics
 
 NUMBERS = st.floats(-1e4, 1e4, allow_subnormal=False)
@@ -40,7 +40,9 @@ class Case:
         box = self.limits.around(self.x)
         parts = (self.x, self.values, self.projected, box.lower, box.upper)
         stacked = torch.stack(parts, dim=2)
-        return [(f, [tuple(r) for r in stacked[:, i].tolist()]) for i, f in enumerate(self.features)]
+        return [
+            (f, [tuple(r) for r in stacked[:, i].tolist()]) for i, f in enumerate(self.features)
+        ]
 
 
 def build(features: tuple[Feature, ...], low: list[float], high: list[float]) -> PlanLimits:
@@ -70,7 +72,8 @@ def cases(draw: DrawFn) -> Case:
 
 @st.composite
 def _features(draw: DrawFn, name: str) -> Feature:
-    kind = draw(st.sampled_from(["continuous", "integer", "binary", "ordinal"]))
+    kinds: tuple[Kind, ...] = ("continuous", "integer", "binary", "ordinal")
+    kind = draw(st.sampled_from(kinds))
     settings: dict[str, Any] = {"direction": draw(st.sampled_from(["any", "up", "down"]))}
     if kind == "binary":
         settings["levels"] = draw(st.sampled_from([(0, 1), (1, 0), ("a", "b"), (7.5, -1e7)]))

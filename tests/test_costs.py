@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -31,7 +30,6 @@ ENCODING = Encoding(Schema(FEATURES, CausalGraph(tuple(f.name for f in FEATURES)
 D = ENCODING.n_columns
 NAMES = {1: "income", 4: "savings", 5: "member"}
 NUMBERS = st.floats(-100, 100, allow_subnormal=False)
-TOLERANCE: Mapping[str, float] = {"rtol": 1e-10, "atol": 1e-12}
 
 
 @st.composite
@@ -101,10 +99,10 @@ def test_laws_of_price(plan: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     others = torch.ones_like(mask)
     others[:, list(NAMES)] = False
     assert not cost(x, others, values).any()
-    torch.testing.assert_close(cost(values, mask, x), paid, **TOLERANCE)
+    torch.testing.assert_close(cost(values, mask, x), paid, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(cost(x, mask, x + 3 * (values - x)), 9 * paid, rtol=1e-7, atol=1e-9)
     each = sum(cost(x, mask & (torch.arange(D) == i), values) for i in range(D))
-    torch.testing.assert_close(each, paid, **TOLERANCE)
+    torch.testing.assert_close(each, paid, rtol=1e-10, atol=1e-12)
 
 
 @given(plans(), st.randoms(use_true_random=False))
@@ -135,7 +133,7 @@ def test_a_weight_multiplies_its_feature_only(
     heavy = SquaredCost(ENCODING, statistics, {name: factor * plain.weights[name]})
     only = mask & (torch.arange(D) == ENCODING.column(name))
     torch.testing.assert_close(
-        heavy(x, only, values), factor * plain(x, only, values), **TOLERANCE
+        heavy(x, only, values), factor * plain(x, only, values), rtol=1e-10, atol=1e-12
     )
     assert torch.equal(heavy(x, mask & ~only, values), plain(x, mask & ~only, values))
 

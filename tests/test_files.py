@@ -16,6 +16,10 @@ from carma.files import check_writable, read_table, write_table, write_whole
 FORMATS = ("csv", "parquet", "jsonl")
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 @pytest.fixture
 def people() -> pd.DataFrame:
     return pd.DataFrame(
@@ -37,7 +41,7 @@ def test_writes_bytes_or_through_a_function(tmp_path: Path) -> None:
     assert path.read_bytes() == b"first"
     write_whole(str(path), lambda stream: stream.writelines([b"sec", b"ond"]))
     assert path.read_bytes() == b"second"
-    assert os.listdir(tmp_path) == ["out.bin"]
+    assert names(tmp_path) == ["out.bin"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("half-way"), KeyboardInterrupt(), OSError("full")])
@@ -55,7 +59,7 @@ def test_a_writer_that_fails_half_way_leaves_nothing_behind(
     with pytest.raises(expected):
         write_whole(path, fail)
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["out.bin"]
+    assert names(tmp_path) == ["out.bin"]
 
 
 def test_new_files_get_the_usual_permissions(tmp_path: Path) -> None:
@@ -72,14 +76,14 @@ def test_a_long_name_that_fits_can_be_written(tmp_path: Path) -> None:
 def test_unwritable_destinations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileError, match="be a file, not a folder"):
         write_whole(tmp_path, b"")
-    with pytest.raises(FileError, match="lie in a folder that exists; got .*absent"):
+    with pytest.raises(FileError, match=r"lie in a folder that exists; got .*absent"):
         write_whole(tmp_path / "absent" / "out", b"")
     with pytest.raises(FileError, match="be writable"):
         write_whole(tmp_path / ("x" * 300), b"")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(FileError, match="lie in a folder that can be written"):
         check_writable(tmp_path / "out")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -95,7 +99,7 @@ def test_tables_round_trip_exactly(tmp_path: Path, people: pd.DataFrame, suffix:
         people["name"] = people["name"].replace("001", "x")
     path = write_table(people, tmp_path / f"people.{suffix}")
     pd.testing.assert_frame_equal(read_table(path), people, check_exact=True)
-    assert os.listdir(tmp_path) == [path.name]
+    assert names(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -121,7 +125,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(FileError, match="be an existing file"):
         read_table(path)
     path.write_bytes(b"" if suffix == "csv" else b"{broken")
-    with pytest.raises(FileError, match="with a header and rows|be a readable"):
+    with pytest.raises(FileError, match=r"with a header and rows|be a readable"):
         read_table(path)
     path.write_bytes(b'"\xff\xfe",\n')
     with pytest.raises(FileError, match=f"be a readable {suffix} file"):
@@ -132,5 +136,5 @@ def test_parquet_says_what_it_cannot_store(tmp_path: Path) -> None:
     mixed = pd.DataFrame({"from": ["rent", 2.5]})
     with pytest.raises(FileError, match="'columns' must hold what parquet can store"):
         write_table(mixed, tmp_path / "plans.parquet")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
     assert read_table(write_table(mixed, tmp_path / "plans.jsonl")).equals(mixed)

@@ -51,7 +51,7 @@ def test_gradients_reach_the_values() -> None:
 
 def test_bad_input() -> None:
     values = torch.zeros(2, 3)
-    with pytest.raises(ConstraintError, match="'mask' must be boolean; got torch.float32"):
+    with pytest.raises(ConstraintError, match="'mask' must be boolean"):
         Intervention(values, values)
     with pytest.raises(ConstraintError, match=r"one shape; got \(\(2, 2\), \(2, 3\)\)"):
         Intervention(torch.ones(2, 2, dtype=torch.bool), values)

@@ -173,7 +173,7 @@ def test_immutable_effects_of_actionable_features_are_refused_at_any_distance() 
     roles = {"income": "actionable", "savings": "mutable", "age": "immutable"}
     features = [Feature(name, role=role) for name, role in roles.items()]  # type: ignore[arg-type]
     edges = (("income", "savings"), ("savings", "age"))
-    with pytest.raises(SchemaError, match="acting on 'income' moves it.*; got 'age'"):
+    with pytest.raises(SchemaError, match=r"acting on 'income' moves it.*; got 'age'"):
         problem(*features, edges=edges)
     assert problem(*features, edges=(("age", "savings"), ("age", "income"))).actionable
 

@@ -60,6 +60,8 @@ class PlanLimits:
         self._may_rise = torch.ones(d, dtype=torch.bool)
         self._step = torch.zeros(d, dtype=torch.float64)
         self._origin = torch.zeros(d, dtype=torch.float64)
+        self._least = torch.full((d,), -torch.inf, dtype=torch.float64)
+        self._greatest = torch.full((d,), torch.inf, dtype=torch.float64)
         levelled: list[int] = []
         for feature in encoding.schema.features:
             i = encoding.column(feature.name)
@@ -75,6 +77,7 @@ class PlanLimits:
                 levelled.append(i)
             elif feature.bounds is not None:
                 self._lower[i], self._upper[i] = feature.bounds
+                self._least[i], self._greatest[i] = feature.bounds
                 self._origin[i] = feature.bounds[0]
             if feature.step is not None or feature.kind == "integer":
                 self._step[i] = feature.step or 1.0
@@ -145,6 +148,37 @@ class PlanLimits:
         if self._has_grid:
             allowed &= self._exists(x, values)
         return (allowed | ~mask).all(dim=1)
+
+    def can_exist(self, x: Tensor) -> Tensor:
+        """Check whole rows against the declared bounds: what follows must be possible too.
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+
+        Returns:
+            Shape ``(n,)``, bool.
+        """
+        slack = TOLERANCE * (1 + x.abs())
+        return ((x >= self._least - slack) & (x <= self._greatest + slack)).all(dim=1)
+
+    def hold_inside(self, values: Tensor, limits: Limits, mask: Tensor) -> Tensor:
+        """Return ``values``; their gradient cannot push chosen columns further out of the box.
+
+        Args:
+            values: Shape ``(n, d)``.
+            limits: The boxes.
+            mask: Chosen columns, shape ``(n, d)``, bool.
+        """
+        if values.requires_grad:
+            low = mask & (values <= limits.lower)
+            high = mask & (values >= limits.upper)
+
+            def without_outward(gradient: Tensor) -> Tensor:
+                outward = (low & (gradient > 0)) | (high & (gradient < 0))
+                return gradient.masked_fill(outward, 0.0)
+
+            values.register_hook(without_outward)  # type: ignore[no-untyped-call]
+        return values
 
     def _exists(self, x: Tensor, values: Tensor) -> Tensor:
         """True where a value lies on the feature's steps or levels, or is the person's own."""

@@ -83,8 +83,15 @@ class Problem:
             _settings(CarmaSettings(), _section(content, "solver"), "[solver]"),
         )
 
-    def with_seed(self, seed: int) -> Problem:
-        """The same job with another seed for every part."""
+    @property
+    def seed(self) -> int:
+        """The solver's seed, which also splits the table."""
+        return self.solver.training.seed
+
+    def with_seed(self, seed: int | None) -> Problem:
+        """The same job with another seed for every part, or itself for ``None``."""
+        if seed is None:
+            return self
         seeded = {
             name: replace(part, training=replace(part.training, seed=seed))
             for name in ("classifier", "causal_model", "solver")
@@ -118,9 +125,10 @@ def _settings(defaults: S, given: Mapping[str, Any], owner: str) -> S:
                 raise SettingsError.of(owner, name, "be a list", value)
             changes[name] = tuple(value)
         else:
-            expected = (int, float) if hints[name] is float else type(default)
+            is_float = hints[name] in (float, float | None)
+            expected = (int, float) if is_float else type(default)
             if not isinstance(value, expected) or isinstance(value, bool):
                 rule = f"be of type {getattr(hints[name], '__name__', 'text')}"
                 raise SettingsError.of(owner, name, rule, value)
-            changes[name] = float(value) if hints[name] is float else value
+            changes[name] = float(value) if is_float else value
     return replace(defaults, **changes)

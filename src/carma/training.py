@@ -26,9 +26,9 @@ class TrainingSettings:
     Args:
         epochs: Passes over the training rows at most.
         batch_size: Rows a step at most; small tables use smaller batches.
-        learning_rate: Adam's, or the peak of the schedule.
+        learning_rate: AdamW's, or the peak of the schedule.
         schedule: ``onecycle`` (Smith & Topin 2019, arXiv 1708.07120) or ``constant``.
-        weight_decay: Adam's decoupled weight decay.
+        weight_decay: AdamW's.
         validation_fraction: Share of rows held out to choose the best epoch.
         patience: Epochs without a better held-out score before the loop stops.
         seed: Of the split, the batches, the initial weights and all noise.
@@ -119,7 +119,7 @@ def train(
     batch = max(1, min(settings.batch_size, max(32, n_rows // 8)))
     steps = math.ceil(n_rows / batch)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(
+    optimiser = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
     schedule = _schedule(optimiser, settings, steps)
@@ -142,6 +142,8 @@ def train(
                 if after_step is not None:
                     after_step()
                 total += float(value.detach()) * len(rows)
+            if not math.isfinite(total):
+                break
             with torch.no_grad():
                 reached = score()
             extra = log() if log is not None else {}
@@ -155,9 +157,8 @@ def train(
         module.load_state_dict(best_state)
         history.seconds = time.perf_counter() - start
     if math.isinf(best):
-        reached = history.records[-1]["score"]
         raise TrainingError(
-            f"{description}: the held-out score was never a finite number (last: {reached}); "
+            f"{description}: loss and held-out score were never finite numbers; "
             "look for extreme values in the table or lower the learning rate"
         )
     return history

@@ -26,7 +26,9 @@ INTERRUPTED = 130
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of every random draw.")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Of every random draw; overrules the problem file.")
+]
 BundleFile = Annotated[Path, typer.Argument(help="Written by 'carma fit'.")]
 People = Annotated[Path, typer.Argument(help="Table: .csv, .parquet or .jsonl.")]
 
@@ -59,7 +61,7 @@ def fit(
     problem: Annotated[Path, typer.Argument(help="Problem file (TOML).")],
     out: Annotated[Path, typer.Option(help="Bundle to write.")] = Path("bundle.carma"),
     data: Annotated[Path | None, typer.Option(help="Table; overrules [data] path.")] = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -124,7 +126,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for bundle, plans and picture.")] = Path(
         "demo-out"
     ),
-    seed: Seed = 0,
+    seed: Seed = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -25,7 +25,7 @@ __all__ = ["run"]
 
 
 def run(
-    problem: Path | None, data: Path | None, out: Path, seed: int, *, progress: bool | None
+    problem: Path | None, data: Path | None, out: Path, seed: int | None, *, progress: bool | None
 ) -> Report:
     """Fit, recommend, evaluate, explain and plot; write everything to a folder."""
     start = time.perf_counter()
@@ -42,7 +42,9 @@ def run(
         solver, result = _own(problem, data, seed, progress)
         scm, title = None, f"{problem.stem}: what plans change"
     metrics = evaluate(result, solver.cost, true_model=scm, classifier=solver.classifier)
-    bundles.save(solver, out / "bundle.carma", metrics=metrics.to_dict(), seed=seed)
+    bundles.save(
+        solver, out / "bundle.carma", metrics=metrics.to_dict(), seed=solver.settings.training.seed
+    )
     write_table(result.to_frame(), out / "plans.csv", index=True)
     parts: list[Any] = [counts_table(result.counts()), metrics_table(metrics)]
     with_plan = result.plans.mask.any(dim=1).nonzero()
@@ -55,8 +57,10 @@ def run(
     return Report({**content, "out": str(out)}, parts)
 
 
-def _loan(seed: int, progress: bool | None) -> tuple[Carma, RecourseResult, StructuralCausalModel]:
-    data = load("loan", seed=seed)
+def _loan(
+    seed: int | None, progress: bool | None
+) -> tuple[Carma, RecourseResult, StructuralCausalModel]:
+    data = load("loan", seed=seed or 0)
     problem = Problem(data.schema, classifier=data.classifier_settings).with_seed(seed)
     classifier = fit_classifier(
         data.schema, data.frame("classifier"), problem.classifier, progress=progress
@@ -70,11 +74,11 @@ def _loan(seed: int, progress: bool | None) -> tuple[Carma, RecourseResult, Stru
 
 
 def _own(
-    path: Path, data: Path | None, seed: int, progress: bool | None
+    path: Path, data: Path | None, seed: int | None, progress: bool | None
 ) -> tuple[Carma, RecourseResult]:
     problem = Problem.from_toml(path).with_seed(seed)
     source = data or problem.data
     if source is None:
         raise InputError.of("carma demo", "--data", "be given, or [data] path in the file", None)
-    solver, held_out = fit_problem(problem, read_table(source), seed, progress=progress)
+    solver, held_out = fit_problem(problem, read_table(source), progress=progress)
     return solver, solver.recommend(held_out)

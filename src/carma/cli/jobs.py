@@ -63,15 +63,17 @@ def init(
     write_whole(out, (draft_toml(schema) + section).encode("utf-8"))
 
 
-def fit(path: Path, out: Path, data: Path | None, seed: int, *, progress: bool | None) -> Report:
+def fit(
+    path: Path, out: Path, data: Path | None, seed: int | None, *, progress: bool | None
+) -> Report:
     """Fit a problem, measure it on held-out rows, and save it."""
     problem = Problem.from_toml(path).with_seed(seed)
     check_writable(out)
     table = read_table(_data_path(problem, data))
-    solver, held_out = fit_problem(problem, table, seed, progress=progress)
+    solver, held_out = fit_problem(problem, table, progress=progress)
     result = solver.recommend(held_out)
     metrics = evaluate(result, solver.cost)
-    bundles.save(solver, out, metrics=metrics.to_dict(), seed=seed)
+    bundles.save(solver, out, metrics=metrics.to_dict(), seed=problem.seed)
     content = {"bundle": str(out), "held_out": metrics.to_dict(), "statuses": result.counts()}
     note = f"Fitted on {len(table) - len(held_out):,} rows, measured on {len(held_out):,} others."
     parts = [note, counts_table(result.counts()), metrics_table(metrics), f"Wrote {out}"]
@@ -79,14 +81,14 @@ def fit(path: Path, out: Path, data: Path | None, seed: int, *, progress: bool |
 
 
 def fit_problem(
-    problem: Problem, table: pd.DataFrame, seed: int, *, progress: bool | None
+    problem: Problem, table: pd.DataFrame, *, progress: bool | None
 ) -> tuple[Carma, pd.DataFrame]:
     """Fit all parts on most rows; return the solver and the rows held out."""
     schema = problem.schema
     # All that can be wrong with the table is found before the first fit.
     Statistics.of(Encoding(schema).encode(table), Encoding(schema))
     labels(schema, table)
-    chosen, rest = split_rows(len(table), HELD_OUT, seed)
+    chosen, rest = split_rows(len(table), HELD_OUT, problem.seed)
     train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
     classifier: Classifier = fit_classifier(schema, train, problem.classifier, progress=progress)
     flow = CausalFlow(schema, problem.causal_model).fit(train, progress=progress)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from carma.errors import BundleError, SchemaError
+from carma.errors import BundleError, NotFittedError, SchemaError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.schema import Schema
@@ -118,6 +118,8 @@ class StructuralCausalModel(CausalModel):
         if self.name is None:
             rule = "be a benchmark model: a bundle cannot hold Python functions"
             raise BundleError.of("StructuralCausalModel", "name", rule, None)
+        if not hasattr(self, "statistics_"):
+            raise NotFittedError.of("StructuralCausalModel", "state")
         return State({"name": self.name}, self.statistics_.as_tensors())
 
     @classmethod
@@ -160,7 +162,12 @@ class StructuralCausalModel(CausalModel):
                 value = values[name].clone().requires_grad_()
                 u = equation.inverse(values, value)
                 (slope,) = torch.autograd.grad(u.sum(), value)
-            total = total + equation.noise.log_prob(u.detach()) + slope.abs().log()
+            u = u.detach()
+            support = equation.noise.support
+            assert support is not None  # noqa: S101
+            is_possible = support.check(u)  # type: ignore[no-untyped-call]
+            density = equation.noise.log_prob(torch.where(is_possible, u, equation.noise.mean))
+            total = total + torch.where(is_possible, density + slope.abs().log(), -torch.inf)
         return total
 
     def _by_name(self, x: Tensor) -> dict[str, Tensor]:

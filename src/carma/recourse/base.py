@@ -189,6 +189,7 @@ class Solver(ABC):
     ) -> Tensor:
         """Status of each proposal; later lines overrule earlier ones."""
         permitted = self.limits.permits(x, proposal, self.limits.around(x))
+        permitted &= self.limits.can_exist(reached)
         is_finite = torch.isfinite(probability) & torch.isfinite(reached).all(dim=1)
         status = torch.full((len(x),), self.found.code)
         status[probability < self.classifier.threshold] = Status.STILL_REJECTED.code

@@ -31,9 +31,11 @@ class CarmaSettings:
     Args:
         mask_hidden: Hidden widths of the mask network.
         action_hidden: Hidden widths of the action network.
-        margin: How far past the threshold training aims, on the scale p - (1 - p), with p
-            shifted so that the threshold is a half, and flattened where the classifier is
-            steep (see ``Carma``).
+        margin: How far past the threshold training aims, on the scale p - (1 - p) of the
+            hinge's p (see ``hinge_temperature``).
+        hinge_temperature: Divides the log-odds in the hinge; 1 as published. ``None`` takes a
+            tenth of the typical shortfall of the rejected people: then neither far-away
+            people lose their slope nor does the margin depend on how steep the classifier is.
         temperature: Of the Gumbel-softmax.
         prior: Prior probability of acting on a feature of weight 1; on a feature of cost
             weight w it is ``prior / w``.
@@ -49,10 +51,11 @@ class CarmaSettings:
 
     mask_hidden: tuple[int, ...] = (64, 64)
     action_hidden: tuple[int, ...] = (64, 64, 64)
-    margin: float = 0.5
+    margin: float = 0.25
     temperature: float = 0.5
     prior: float = 0.5
     kl_weight: float = 0.01
+    hinge_temperature: float | None = None
     damping: float = 10.0
     rate: float = 0.1
     training: TrainingSettings = field(
@@ -69,6 +72,10 @@ class CarmaSettings:
             "margin": (0 <= self.margin < 1, "be at least 0 and below 1"),
             "temperature": (0 < self.temperature < 100, "be above 0"),
             "prior": (0 < self.prior < 1, "lie strictly between 0 and 1"),
+            "hinge_temperature": (
+                self.hinge_temperature is None or self.hinge_temperature > 0,
+                "be above 0",
+            ),
             "kl_weight": (self.kl_weight >= 0, "be at least 0"),
             "damping": (self.damping >= 0, "be at least 0"),
             "rate": (self.rate > 0, "be above 0"),
@@ -104,7 +111,16 @@ class CarmaSettings:
             validation_fraction=0.2,
             patience=epochs,
         )
-        return cls(mask, action, margin, temperature, kl_weight=1.0, rate=1.0, training=training)
+        return cls(
+            mask,
+            action,
+            margin,
+            temperature,
+            kl_weight=1.0,
+            hinge_temperature=1.0,
+            rate=1.0,
+            training=training,
+        )
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> CarmaSettings:
@@ -224,9 +240,11 @@ class Carma(Solver):
         self, networks: PolicyNetworks, x: Tensor, z: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Cost and log-odds of the policy's plans, differentiable in its weights."""
-        decoded = self._decode(networks, z, mask)
-        values = self.limits.project(x, decoded, self.limits.around(x))
         wide = self._spread(mask, x)
+        box = self.limits.around(x)
+        decoded = self._decode(networks, z, mask)
+        decoded = self.limits.hold_inside(decoded, box, wide.detach() > 0)
+        values = self.limits.project(x, decoded, box)
         with torch.no_grad():
             do = Intervention(wide > 0, values.detach())
             reached = self.causal_model.counterfactual(x, do, z)
@@ -241,20 +259,20 @@ class Carma(Solver):
         return self.causal_model.predict(z + self._spread(change, z))
 
     def _violation(self, logit: Tensor, temperature: float) -> Tensor:
-        """Hinge of p - (1 - p) at the margin, with p shifted and flattened, ``(n,)``.
+        """Hinge of p - (1 - p) at the margin, ``(n,)``.
 
-        The shift moves the threshold to a half. The flattening keeps a slope for people far
-        away, and asks a steep classifier for a margin as wide in the features as a flat one.
+        p is shifted so that the threshold becomes a half, and flattened by the temperature.
         """
         threshold = self.classifier.threshold
         ahead = (logit - math.log(threshold / (1 - threshold))) / temperature
         return (self.settings.margin - torch.tanh(ahead / 2)).clamp(min=0)
 
     def _hinge_temperature(self, logit: Tensor) -> float:
-        """1 as published, unless people are typically many log-odds away from acceptance."""
+        if self.settings.hinge_temperature is not None:
+            return self.settings.hinge_temperature
         threshold = self.classifier.threshold
         shortfall = float((math.log(threshold / (1 - threshold)) - logit).mean())
-        return max(1.0, shortfall / FAR_AWAY)
+        return shortfall / FAR_AWAY
 
     def _divergence(self, logits: Tensor) -> Tensor:
         """KL of the masks' Bernoulli probabilities from their priors, ``(n,)``."""
@@ -302,5 +320,5 @@ class Carma(Solver):
 
 # A held-out failure weighs as much as a change of this cost (a plan costs about 0.05).
 FAILURE_COST = 10.0
-# Log-odds beyond which the logistic curve is flat enough to hide the way.
-FAR_AWAY = 20.0
+# Flattened log-odds at which the hinge sees a typical rejected person.
+FAR_AWAY = 10.0

@@ -42,7 +42,7 @@ _MESSAGES = {
     Status.ALREADY_ACCEPTED: "already accepted: nothing has to change",
     Status.AMORTIZED: "a plan proposed by the trained networks, checked",
     Status.NO_ACTION: "the solver chose no feature to act on",
-    Status.OUTSIDE_LIMITS: "the proposed plan breaks a bound, a direction or a step",
+    Status.OUTSIDE_LIMITS: "the plan or what follows from it breaks a bound, a direction or a step",
     Status.STILL_REJECTED: "the proposed plan would still be rejected",
     Status.UNDEFINED: "the models give no finite number for this person",
 }

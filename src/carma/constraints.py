@@ -159,7 +159,8 @@ class PlanLimits:
             Shape ``(n,)``, bool.
         """
         slack = TOLERANCE * (1 + x.abs())
-        return ((x >= self._least - slack) & (x <= self._greatest + slack)).all(dim=1)
+        inside = (x >= self._least - slack) & (x <= self._greatest + slack)
+        return (inside & torch.isfinite(x)).all(dim=1)
 
     def hold_inside(self, values: Tensor, limits: Limits, mask: Tensor) -> Tensor:
         """Return ``values``; their gradient cannot push chosen columns further out of the box.

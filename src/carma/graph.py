@@ -233,7 +233,11 @@ class CausalGraph:
 
 
 def _parse_dot(text: str) -> Any:
-    import pydot
+    try:
+        import pydot
+    except ModuleNotFoundError as error:
+        rule = "be read with the extra 'dot': pip install 'carma-recourse[dot]'"
+        raise GraphError.of("from_dot", "source", rule, text) from error
 
     # pydot prints syntax errors, and its parser warns about its own dependencies.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -96,7 +96,7 @@ def train(
     description: str = "fit",
     progress: bool | None = None,
 ) -> History:
-    """Minimise ``loss`` by Adam and keep the state with the least held-out ``score``.
+    """Minimise ``loss`` by AdamW and keep the state with the least held-out ``score``.
 
     Args:
         module: Its parameters are changed in place.

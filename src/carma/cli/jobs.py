@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tomli_w
 
 from carma import bundle as bundles
 from carma.classifiers.base import Classifier
@@ -59,8 +60,8 @@ def init(
         actionable=actionable,
         immutable=immutable,
     )
-    section = f'\n[data]\npath = "{people.resolve().as_posix()}"\n'
-    write_whole(out, (draft_toml(schema) + section).encode("utf-8"))
+    section = tomli_w.dumps({"data": {"path": people.resolve().as_posix()}})
+    write_whole(out, f"{draft_toml(schema)}\n{section}".encode())
 
 
 def fit(

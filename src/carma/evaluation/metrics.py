@@ -78,8 +78,16 @@ def evaluate(
         InputError: ``true_model`` without ``classifier``, or ``optimum`` of another length.
 
     Example:
-        >>> evaluate.__name__
-        'evaluate'
+        >>> from carma import Carma, CarmaSettings, ClassifierSettings, TrainingSettings
+        >>> from carma import fit_classifier
+        >>> from carma.benchmarks import load
+        >>> data, quick = load("chain-lin", rows=400), TrainingSettings(epochs=5)
+        >>> rows = data.frame("classifier")
+        >>> classifier = fit_classifier(data.schema, rows, ClassifierSettings((), quick))
+        >>> solver = Carma(data.scm, classifier, settings=CarmaSettings(training=quick))
+        >>> result = solver.fit(data.frame("recourse")).recommend(data.frame("recourse", "test"))
+        >>> evaluate(result, data.cost).n_people + result.counts().get("already_accepted", 0)
+        100
     """
     if true_model is not None and classifier is None:
         raise InputError.of("evaluate", "classifier", "be given with true_model", None)

@@ -167,6 +167,17 @@ class Carma(Solver):
 
     References:
         Majumdar & Valera 2024, CARMA, FAccT, doi 10.1145/3630106.3659003.
+
+    Example:
+        >>> from carma import CarmaSettings, ClassifierSettings, TrainingSettings, fit_classifier
+        >>> from carma.benchmarks import load
+        >>> data, quick = load("chain-lin", rows=400), TrainingSettings(epochs=5)
+        >>> rows = data.frame("classifier")
+        >>> classifier = fit_classifier(data.schema, rows, ClassifierSettings((), quick))
+        >>> solver = Carma(data.scm, classifier, settings=CarmaSettings(training=quick))
+        >>> result = solver.fit(data.frame("recourse")).recommend(data.frame("recourse", "test"))
+        >>> sum(result.counts().values())
+        100
     """
 
     kind: ClassVar[str] = "carma"
@@ -272,7 +283,7 @@ class Carma(Solver):
             return self.settings.hinge_temperature
         threshold = self.classifier.threshold
         shortfall = float((math.log(threshold / (1 - threshold)) - logit).mean())
-        return shortfall / FAR_AWAY
+        return max(shortfall / FAR_AWAY, 1e-6)
 
     def _divergence(self, logits: Tensor) -> Tensor:
         """KL of the masks' Bernoulli probabilities from their priors, ``(n,)``."""

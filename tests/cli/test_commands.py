@@ -15,6 +15,7 @@ from carma.cli.app import main
 PROBLEM = """
 outcome = "granted"
 favourable = 1
+ignore = ["id"]
 
 [graph]
 savings = ["income"]
@@ -103,6 +104,17 @@ def test_recommend_writes_every_format(folder: Path, tmp_path: Path, suffix: str
         read = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
         assert list(read["status"]) == list(expected.statuses)
         np.testing.assert_allclose(read["do_income"], expected.to_frame()["do_income"])
+
+
+def test_recommend_keeps_ignored_columns_to_tell_who_is_who(folder: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(folder / "new.csv")
+    table.insert(0, "id", [f"p{i}" for i in range(len(table))])
+    table.to_csv(tmp_path / "named.csv", index=False)
+    out = tmp_path / "plans.csv"
+    assert run("recommend", folder / "b.carma", tmp_path / "named.csv", "--out", out, "-q") == 0
+    plans = pd.read_csv(out)
+    assert list(plans.columns[:2]) == ["id", "status"]
+    assert list(plans["id"]) == list(table["id"])
 
 
 def test_recommend_prints_without_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

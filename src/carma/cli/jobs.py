@@ -101,14 +101,17 @@ def recommend(bundle: Path, people: Path, out: Path | None) -> Report:
     """Find plans for a table."""
     if out is not None:
         check_writable(out)
-    _, result = _answers(bundle, people)
+    loaded, table, result = _answers(bundle, people)
+    frame = result.to_frame()
+    # What the schema ignores often tells who is who.
+    known = [n for n in loaded.solver.schema.ignore if n in table and n not in frame]
+    frame = pd.concat([table[known], frame], axis=1)
     if out is None:
-        frame = result.to_frame()
         return Report({}, table=frame.to_csv(index=False), lines=result.to_json() + "\n")
     if out.suffix.lower() == ".jsonl":
         write_whole(out, (result.to_json() + "\n").encode("utf-8"))
     else:
-        write_table(result.to_frame(), out)
+        write_table(frame, out)
     content = {"plans": str(out), "statuses": result.counts(), "seconds": result.seconds}
     return Report(content, [counts_table(result.counts()), f"Wrote {out}"])
 
@@ -124,16 +127,16 @@ def explain(bundle: Path, people: Path, row: int) -> Report:
 
 def evaluate_table(bundle: Path, people: Path) -> Report:
     """Measure a bundle on a table."""
-    loaded, result = _answers(bundle, people)
+    loaded, _, result = _answers(bundle, people)
     metrics: Metrics = evaluate(result, loaded.solver.cost)
     content = {"metrics": metrics.to_dict(), "statuses": result.counts()}
     return Report(content, [counts_table(result.counts()), metrics_table(metrics)])
 
 
-def _answers(bundle: Path, people: Path) -> tuple[bundles.Bundle, RecourseResult]:
+def _answers(bundle: Path, people: Path) -> tuple[bundles.Bundle, pd.DataFrame, RecourseResult]:
     table = read_table(people)
     loaded = bundles.load_bundle(bundle)
-    return loaded, loaded.solver.recommend(table)
+    return loaded, table, loaded.solver.recommend(table)
 
 
 def _data_path(problem: Problem, given: Path | None) -> Path:

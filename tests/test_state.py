@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carma.state import State, canonical_json, prefixed, seeded, unprefixed
+from carma.state import State, canonical_json, one_thread, prefixed, seeded, unprefixed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
@@ -76,3 +76,14 @@ def test_generators_are_their_own() -> None:
     assert torch.equal(one, other)
     assert not torch.equal(one, torch.rand(3, generator=seeded(8)))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_one_thread_gives_the_threads_back_also_after_an_error() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError), one_thread():
+            1 / (torch.get_num_threads() - 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

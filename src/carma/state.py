@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["State", "prefixed", "seeded", "unprefixed"]
+__all__ = ["State", "one_thread", "prefixed", "seeded", "unprefixed"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,23 @@ def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def seeded(seed: int) -> torch.Generator:
     """A generator of its own; torch's global one is left alone."""
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside; also a decorator.
+
+    Sums over rows then have one order, so that a fit depends on its seed and not on the number
+    of cores. The batches of a fit are too small for a second thread to help.
+
+    Example:
+        >>> with one_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -196,3 +196,18 @@ def test_settings_check_themselves(settings: dict[str, Any], words: str) -> None
 def test_settings_survive_json() -> None:
     settings = FlowSettings("spline", (4, 4), TrainingSettings(epochs=7, seed=3))
     assert FlowSettings.from_dict(asdict(settings)) == settings
+
+
+def test_a_fit_depends_on_its_seed_and_not_on_the_number_of_threads() -> None:
+    data = load("loan", rows=3000)
+    settings = FlowSettings(training=TrainingSettings(epochs=2))
+    before = torch.get_num_threads()
+    learned = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            flow = CausalFlow(data.schema, settings).fit(data.frame("causal"))
+            learned.append(flow.state().fingerprint())
+    finally:
+        torch.set_num_threads(before)
+    assert learned[0] == learned[1]

@@ -15,6 +15,7 @@ from carma.costs import SquaredCost
 from carma.errors import SettingsError
 from carma.models.scm import StructuralCausalModel
 from carma.schema import Schema
+from carma.state import one_thread
 from carma.table import Encoding, Statistics
 
 __all__ = ["Benchmark", "Part", "Split", "load"]
@@ -93,6 +94,7 @@ class Benchmark:
         return slice(ends[position], ends[position + 1])
 
 
+@one_thread()
 def load(name: str, *, seed: int = 0, rows: int | None = None) -> Benchmark:
     """Draw a benchmark set.
 

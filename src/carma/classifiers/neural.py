@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.schema import Schema
+from carma.state import one_thread
 from carma.table import Encoding, Statistics, labels
 from carma.training import TrainingSettings, check_widths, split_rows, train
 
@@ -41,6 +42,7 @@ class ClassifierSettings:
         check_widths("ClassifierSettings", "hidden", self.hidden)
 
 
+@one_thread()
 def fit_classifier(
     schema: Schema,
     table: Any,

@@ -11,7 +11,7 @@ from torch import Tensor
 from carma.errors import NotFittedError, TableError
 from carma.interventions import Intervention
 from carma.schema import Schema
-from carma.state import State
+from carma.state import State, one_thread
 from carma.table import Encoding, Statistics
 
 __all__ = ["CausalModel"]
@@ -43,6 +43,7 @@ class CausalModel(ABC):
         self.schema = schema
         self.encoding = Encoding(schema)
 
+    @one_thread()
     def fit(self, table: Any, *, progress: bool | None = None) -> Self:
         """Learn from a table in original units.
 

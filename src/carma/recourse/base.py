@@ -18,7 +18,7 @@ from carma.models.base import CausalModel
 from carma.recourse.plans import Plans
 from carma.recourse.result import RecourseResult
 from carma.recourse.status import Status
-from carma.state import State
+from carma.state import State, one_thread
 
 __all__ = ["Solver"]
 
@@ -76,6 +76,7 @@ class Solver(ABC):
     def is_fitted(self) -> bool:
         """True when ``recommend`` can be called."""
 
+    @one_thread()
     def fit(self, rejected: Any, *, progress: bool | None = None) -> Self:
         """Learn where there is something to learn.
 

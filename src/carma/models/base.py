@@ -114,10 +114,7 @@ class CausalModel(ABC):
             Shape ``(n, d)``, model space.
         """
         self._check("counterfactual", x)
-        if intervention.mask.shape != x.shape:
-            shape = tuple(intervention.mask.shape)
-            rule = f"have the shape of x, {tuple(x.shape)}"
-            raise TableError.of(type(self).__name__, "intervention", rule, shape)
+        self._check_intervention(intervention, len(x))
         if u is None:
             u = self._abduct(x)
         mask, values = intervention.mask, intervention.values
@@ -141,11 +138,8 @@ class CausalModel(ABC):
         """
         if not self.is_fitted:
             raise NotFittedError.of(type(self).__name__, "sample")
-        shape = (n, self.encoding.n_columns)
-        if intervention is not None and intervention.mask.shape != shape:
-            given = tuple(intervention.mask.shape)
-            rule = f"have shape {shape}"
-            raise TableError.of(type(self).__name__, "intervention", rule, given)
+        if intervention is not None:
+            self._check_intervention(intervention, n)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             u = self._sample_latent(n)
@@ -189,6 +183,12 @@ class CausalModel(ABC):
 
     @abstractmethod
     def _log_prob(self, x: Tensor) -> Tensor: ...
+
+    def _check_intervention(self, intervention: Intervention, n: int) -> None:
+        given, expected = tuple(intervention.mask.shape), (n, self.encoding.n_columns)
+        if given != expected:
+            rule = f"have shape {expected}"
+            raise TableError.of(type(self).__name__, "intervention", rule, given)
 
     def _check(self, method: str, x: Tensor) -> None:
         if not self.is_fitted:

@@ -180,7 +180,7 @@ class CausalFlow(CausalModel):
             x = self._snap_scaled(x)
         x = self._unscale(x)
         # Standardising and back in single precision misses the levels by a rounding error.
-        return x if start is None else self.encoding.snap(x)
+        return self.encoding.snap(x) if self._snaps else x
 
     def _sample_latent(self, n: int) -> Tensor:
         z = torch.randn(n, self.encoding.n_columns, dtype=self._dtype)

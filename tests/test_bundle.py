@@ -180,7 +180,7 @@ def test_metrics_seed_and_versions_are_kept(saved: Path) -> None:
     bundle = load_bundle(saved, module=tiny_module(3))
     assert bundle.metrics == {"cost_x100": 3.25, "coverage": None, "n_people": 7}
     assert bundle.manifest["seed"] == 11
-    assert bundle.manifest["format"] == 1
+    assert bundle.manifest["format"] == 2
     assert {"carma-recourse", "torch", "zuko", "python"} <= set(bundle.manifest["versions"])
     kinds = {name: part["kind"] for name, part in bundle.manifest["parts"].items()}
     assert kinds == {
@@ -285,11 +285,11 @@ def test_an_unknown_kind_of_part_is_refused(part: str, saved: Path) -> None:
         reload(saved.with_name("k.carma"), packed(manifest, tensors))
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 1, None, "1"])
 def test_another_format_is_refused(version: Any, saved: Path) -> None:
     manifest, tensors = unpacked(saved)
     manifest["format"] = version
-    with pytest.raises(BundleError, match="'format' must have format 1"):
+    with pytest.raises(BundleError, match="'format' must have format 2"):
         reload(saved.with_name("v.carma"), packed(manifest, tensors))
 
 

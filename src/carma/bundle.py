@@ -33,7 +33,7 @@ from carma.table import Encoding, Statistics
 
 __all__ = ["Bundle", "load", "load_bundle", "save"]
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("causal_model", "classifier", "cost", "solver")
 SOLVERS: dict[str, type[Solver]] = {Carma.kind: Carma}
 

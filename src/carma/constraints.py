@@ -24,10 +24,24 @@ class Limits:
             fall.
         upper: Shape ``(n, d)``, model space; equals the person's own value where it may not
             rise.
+        may_act: Columns that the person may act on, shape ``(n, d)``, bool.
     """
 
     lower: Tensor
     upper: Tensor
+    may_act: Tensor
+
+    def narrowed(self, other: Limits) -> Limits:
+        """What both allow."""
+        return Limits(
+            torch.maximum(self.lower, other.lower),
+            torch.minimum(self.upper, other.upper),
+            self.may_act & other.may_act,
+        )
+
+    def __getitem__(self, rows: Tensor | slice) -> Limits:
+        """The boxes of some of the people."""
+        return Limits(self.lower[rows], self.upper[rows], self.may_act[rows])
 
 
 class PlanLimits:
@@ -103,7 +117,7 @@ class PlanLimits:
         """
         lower = torch.where(self._may_fall, torch.minimum(self._lower, x), x)
         upper = torch.where(self._may_rise, torch.maximum(self._upper, x), x)
-        return Limits(lower, upper)
+        return Limits(lower, upper, self._may_act.expand_as(x))
 
     def project(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         """Move values to the nearest plan that can be said and done.
@@ -144,7 +158,7 @@ class PlanLimits:
         mask, values = intervention.mask, intervention.values
         slack = TOLERANCE * (1 + x.abs())
         inside = (values >= limits.lower - slack) & (values <= limits.upper + slack)
-        allowed = self._may_act & inside & torch.isfinite(values)
+        allowed = limits.may_act & inside & torch.isfinite(values)
         if self._has_grid:
             allowed &= self._exists(x, values)
         return (allowed | ~mask).all(dim=1)

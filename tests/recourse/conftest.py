@@ -29,10 +29,12 @@ from carma import (
 )
 from carma.benchmarks import Benchmark, load
 from carma.classifiers.network import Input, NetworkClassifier
+from carma.constraints import Limits
+from carma.recourse.proposal import Proposal
 from carma.state import State
 
-Proposal = Callable[[Tensor, Tensor], Intervention]
-MakeStub = Callable[[CausalModel, Classifier, Proposal], Solver]
+Say = Callable[[Tensor, Tensor], Intervention]
+MakeStub = Callable[[CausalModel, Classifier, Say], Solver]
 
 
 class StubSolver(Solver):
@@ -41,7 +43,7 @@ class StubSolver(Solver):
     kind: ClassVar[str] = "stub"
     found: ClassVar[Status] = Status.AMORTIZED
 
-    def __init__(self, causal_model: CausalModel, classifier: Classifier, say: Proposal) -> None:
+    def __init__(self, causal_model: CausalModel, classifier: Classifier, say: Say) -> None:
         super().__init__(causal_model, classifier)
         self.say = say
 
@@ -51,8 +53,13 @@ class StubSolver(Solver):
 
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
 
-    def _propose(self, x: Tensor, u: Tensor) -> Intervention:
-        return self.say(x, u)
+    @property
+    def margin(self) -> float:
+        return 0.0
+
+    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
+        assert limits.lower.shape == x.shape
+        return Proposal(self.say(x, u), torch.ones(len(x), dtype=torch.long))
 
     def state(self) -> State:
         return State({})

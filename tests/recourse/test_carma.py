@@ -93,7 +93,7 @@ def test_the_policy_used_is_the_policy_trained(chain: Benchmark, chain_solver: C
     pair = networks.mask_network(networks._scaled(z)).view(len(x), 3, 2)
     likelier = pair.softmax(dim=-1).argmax(dim=-1).bool()
     top = (pair[..., 1] - pair[..., 0]).argmax(dim=1, keepdim=True)
-    proposal = chain_solver._propose(x, z)
+    proposal = chain_solver._propose(x, z, chain_solver.limits.around(x)).intervention
     assert torch.equal(proposal.mask[:, 1:], likelier.scatter(1, top, True))
     assert not proposal.mask[:, 0].any()
 

@@ -59,6 +59,7 @@ def test_columns_and_dtypes(mixed_outcome: RecourseResult) -> None:
         "probability_before": "float64",
         "probability_after": "float64",
         "n_actions": "int64",
+        "n_evaluations": "int64",
         "do_course": "object",
         "do_hours": "Int64",
         "do_debt": "float64",

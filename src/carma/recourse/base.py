@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
-from carma.constraints import PlanLimits
+from carma.constraints import Limits, PlanLimits
 from carma.costs import SquaredCost
-from carma.errors import NotFittedError, SchemaError, TableError
+from carma.errors import ConstraintError, NotFittedError, SchemaError, TableError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.plans import Plans
+from carma.recourse.proposal import Proposal
 from carma.recourse.result import RecourseResult
 from carma.recourse.status import Status
 from carma.state import State, one_thread
@@ -76,6 +77,11 @@ class Solver(ABC):
     def is_fitted(self) -> bool:
         """True when ``recommend`` can be called."""
 
+    @property
+    @abstractmethod
+    def margin(self) -> float:
+        """How far past the threshold plans aim, as a probability."""
+
     @one_thread()
     def fit(self, rejected: Any, *, progress: bool | None = None) -> Self:
         """Learn where there is something to learn.
@@ -102,11 +108,12 @@ class Solver(ABC):
         self._fit(x[is_rejected], progress)
         return self
 
-    def recommend(self, people: Any) -> RecourseResult:
+    def recommend(self, people: Any, *, limits: Limits | None = None) -> RecourseResult:
         """Find a plan for every person.
 
         Args:
             people: DataFrame in original units.
+            limits: See ``solve``.
 
         Returns:
             One record a person, in the same order and with the same index.
@@ -114,28 +121,43 @@ class Solver(ABC):
         Raises:
             TableError: The table does not fit the schema.
             NotFittedError: ``fit`` was not called.
+            ConstraintError: See ``solve``.
         """
         if not self.is_fitted:
             raise NotFittedError.of(type(self).__name__, "recommend")
         x = self.encoding.encode(people)
         start = time.perf_counter()
-        plans = self.solve(x)
+        plans = self.solve(x, limits)
         seconds = time.perf_counter() - start
         return RecourseResult.of(
             self.encoding, people, x, plans, self.classifier.threshold, seconds
         )
 
-    def solve(self, x: Tensor) -> Plans:
+    def solve(self, x: Tensor, limits: Limits | None = None) -> Plans:
         """The same as ``recommend`` on tensors: the one hot path for one person or a million.
 
         Args:
             x: Shape ``(n, d)``, model space.
+            limits: Narrower limits of each person, shape ``(n, d)`` each; a person's own value
+                lies within them. The schema's limits hold in any case.
 
         Returns:
             Checked plans. Memory stays bounded: people are taken in chunks.
+
+        Raises:
+            ConstraintError: ``limits`` has another shape or leaves out a person's own value.
         """
+        if limits is not None:
+            self._check_limits(x, limits)
         with torch.inference_mode():
-            return Plans.joined([self._solve_chunk(part) for part in torch.split(x, CHUNK)])
+            parts = []
+            for start in range(0, max(1, len(x)), CHUNK):
+                rows = slice(start, start + CHUNK)
+                box = self._around(x[rows])
+                if limits is not None:
+                    box = box.narrowed(limits[rows])
+                parts.append(self._solve_chunk(x[rows], box))
+            return Plans.joined(parts)
 
     @abstractmethod
     def state(self) -> State:
@@ -152,49 +174,75 @@ class Solver(ABC):
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
 
     @abstractmethod
-    def _propose(self, x: Tensor, u: Tensor) -> Intervention:
+    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
         """Propose a plan for each (rejected) row ``x`` with exogenous ``u``."""
 
-    def _solve_chunk(self, x: Tensor) -> Plans:
+    def _around(self, x: Tensor) -> Limits:
+        """The box in which plans are sought and accepted."""
+        return self.limits.around(x)
+
+    def _follow(self, x: Tensor, intervention: Intervention, u: Tensor) -> Tensor:
+        """What the solver believes to follow from an intervention."""
+        return self.causal_model.counterfactual(x, intervention, u)
+
+    def _solve_chunk(self, x: Tensor, limits: Limits) -> Plans:
         before = self.classifier.probability(x)
         is_open = ~(before >= self.classifier.threshold)
         if bool(is_open.all()):
-            return self._answer(x, before)
+            return self._answer(x, before, limits)
         plans = Plans.nothing_to_do(x, before)
         if bool(is_open.any()):
-            plans.put(is_open, self._answer(x[is_open], before[is_open]))
+            plans.put(is_open, self._answer(x[is_open], before[is_open], limits[is_open]))
         return plans
 
-    def _answer(self, x: Tensor, before: Tensor) -> Plans:
+    def _answer(self, x: Tensor, before: Tensor, limits: Limits) -> Plans:
         """Propose, check, and keep what passes, for rejected rows."""
         u = self.causal_model.abduct(x)
-        proposal = self._propose(x, u)
-        reached = self.causal_model.counterfactual(x, proposal, u)
+        proposal = self._propose(x, u, limits)
+        do = proposal.intervention
+        reached = self._follow(x, do, u)
         probability = self.classifier.probability(reached)
-        status = self._judge(x, proposal, reached, probability)
+        status = self._judge(x, proposal, limits, reached, probability)
         status[~torch.isfinite(before)] = Status.UNDEFINED.code
         has_plan = status == self.found.code
-        kept = proposal.mask & has_plan[:, None]
+        kept = do.mask & has_plan[:, None]
         return Plans(
             status,
             kept,
-            torch.where(kept, proposal.values, x),
+            torch.where(kept, do.values, x),
             torch.where(has_plan[:, None], reached, x),
-            torch.where(has_plan, self.cost.of(x, proposal), torch.nan),
+            torch.where(has_plan, self.cost.of(x, do), torch.nan),
             before,
             torch.where(has_plan, probability, before),
+            proposal.n_evaluations,
         )
 
     def _judge(
-        self, x: Tensor, proposal: Intervention, reached: Tensor, probability: Tensor
+        self, x: Tensor, proposal: Proposal, limits: Limits, reached: Tensor, probability: Tensor
     ) -> Tensor:
         """Status of each proposal; later lines overrule earlier ones."""
-        permitted = self.limits.permits(x, proposal, self.limits.around(x))
+        do = proposal.intervention
+        permitted = self.limits.permits(x, do, limits)
         permitted &= self.limits.can_exist(reached)
         is_finite = torch.isfinite(probability) & torch.isfinite(reached).all(dim=1)
         status = torch.full((len(x),), self.found.code)
         status[probability < self.classifier.threshold] = Status.STILL_REJECTED.code
         status[~permitted] = Status.OUTSIDE_LIMITS.code
-        status[~proposal.mask.any(dim=1)] = Status.NO_ACTION.code
+        nothing = torch.full_like(status, Status.NO_ACTION.code)
+        verdict = nothing if proposal.verdict is None else proposal.verdict
+        status = torch.where(do.mask.any(dim=1), status, verdict)
         status[~is_finite] = Status.UNDEFINED.code
         return status
+
+    def _check_limits(self, x: Tensor, limits: Limits) -> None:
+        owner = type(self).__name__
+        for name in ("lower", "upper", "may_act"):
+            given = tuple(getattr(limits, name).shape)
+            if given != tuple(x.shape):
+                rule = f"have the shape of x, {tuple(x.shape)}"
+                raise ConstraintError.of(owner, f"limits.{name}", rule, given)
+        outside = ~((limits.lower <= x) & (x <= limits.upper))
+        if bool(outside.any()):
+            row, column = outside.nonzero()[0].tolist()
+            rule = f"hold the person's own value; row {row}, column {column} has value"
+            raise ConstraintError.of(owner, "limits", rule, x[row, column])

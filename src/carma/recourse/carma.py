@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from carma.classifiers.base import Classifier
+from carma.constraints import Limits
 from carma.costs import SquaredCost
 from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
@@ -17,6 +18,7 @@ from carma.models.base import CausalModel
 from carma.recourse.base import Solver
 from carma.recourse.multipliers import Multiplier
 from carma.recourse.networks import PolicyNetworks
+from carma.recourse.proposal import Proposal
 from carma.recourse.status import Status
 from carma.state import State
 from carma.training import History, TrainingSettings, check_widths, split_rows, train
@@ -239,13 +241,23 @@ class Carma(Solver):
                 description="carma",
                 progress=progress,
             )
-        self._networks = networks.eval().requires_grad_(False)
+        self._networks, self._temperature = networks.eval().requires_grad_(False), temperature
 
-    def _propose(self, x: Tensor, u: Tensor) -> Intervention:
+    @property
+    def margin(self) -> float:
+        """Where the hinge of training ends, as a probability past the threshold."""
+        if not self.is_fitted:
+            raise NotFittedError.of("Carma", "margin")
+        threshold = self.classifier.threshold
+        ahead = 2 * self._temperature * math.atanh(self.settings.margin)
+        return 1 / (1 + math.exp(-ahead) * (1 - threshold) / threshold) - threshold
+
+    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
         mask = self._networks.mask(u)
         decoded = self._decode(self._networks, u, mask)
-        values = self.limits.project(x, decoded, self.limits.around(x))
-        return Intervention(self._spread(mask, x) > 0, values)
+        values = self.limits.project(x, decoded, limits)
+        do = Intervention(self._spread(mask, x) > 0, values)
+        return Proposal(do, torch.ones(len(x), dtype=torch.long))
 
     def _outcome(
         self, networks: PolicyNetworks, x: Tensor, z: Tensor, mask: Tensor
@@ -311,7 +323,11 @@ class Carma(Solver):
         """See ``Solver.state``."""
         if not self.is_fitted:
             raise NotFittedError.of("Carma", "state")
-        config = {"settings": asdict(self.settings), "history": asdict(self.history_)}
+        config = {
+            "settings": asdict(self.settings),
+            "history": asdict(self.history_),
+            "hinge_temperature": self._temperature,
+        }
         return State(config, dict(self._networks.state_dict()))
 
     @classmethod
@@ -325,6 +341,7 @@ class Carma(Solver):
             networks = solver._new_networks()
         networks.load_state_dict(state.tensors)
         solver._networks = networks.eval().requires_grad_(False)
+        solver._temperature = state.config["hinge_temperature"]
         solver.history_ = History(**state.config["history"])
         return solver
 

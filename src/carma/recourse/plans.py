@@ -24,6 +24,7 @@ class Plans:
         cost: Shape ``(n,)``; 0 for accepted people, NaN without a plan.
         probability_before: Of the factual row, shape ``(n,)``.
         probability_after: Of the counterfactual, shape ``(n,)``.
+        n_evaluations: Counterfactuals computed in search of each plan, shape ``(n,)``, int64.
     """
 
     status: Tensor
@@ -33,6 +34,7 @@ class Plans:
     cost: Tensor
     probability_before: Tensor
     probability_after: Tensor
+    n_evaluations: Tensor
 
     @classmethod
     def joined(cls, parts: list[Plans]) -> Plans:
@@ -47,7 +49,8 @@ class Plans:
         status = torch.full((len(x),), Status.ALREADY_ACCEPTED.code)
         mask = torch.zeros_like(x, dtype=torch.bool)
         cost = torch.zeros_like(probability)
-        return cls(status, mask, x.clone(), x.clone(), cost, probability, probability.clone())
+        none = torch.zeros(len(x), dtype=torch.long)
+        return cls(status, mask, x.clone(), x.clone(), cost, probability, probability.clone(), none)
 
     def put(self, rows: Tensor, part: Plans) -> None:
         """Replace the answers where ``rows``, ``(n,)`` bool, is true."""

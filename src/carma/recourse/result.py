@@ -45,6 +45,7 @@ class Recommendation:
         cost: Of the plan; ``None`` without one.
         probability_before: Of the favourable outcome today.
         probability_after: Of the favourable outcome after the plan; ``None`` without one.
+        n_evaluations: Counterfactuals that the solver computed in search of the plan.
     """
 
     label: Any
@@ -54,6 +55,7 @@ class Recommendation:
     cost: float | None
     probability_before: float
     probability_after: float | None
+    n_evaluations: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON content."""
@@ -68,6 +70,7 @@ class Recommendation:
             # JSON has no NaN.
             "probability_before": None if math.isnan(before) else before,
             "probability_after": self.probability_after,
+            "n_evaluations": self.n_evaluations,
         }
 
 
@@ -155,6 +158,7 @@ class RecourseResult:
             float(plans.cost[i]) if has_cost else None,
             float(plans.probability_before[i]),
             float(plans.probability_after[i]) if has_cost else None,
+            int(plans.n_evaluations[i]),
         )
 
     def __iter__(self) -> Iterator[Recommendation]:
@@ -176,9 +180,10 @@ class RecourseResult:
 
         Returns:
             Columns ``status``, ``cost``, ``probability_before``, ``probability_after``,
-            ``n_actions``; then ``do_<feature>`` for every actionable feature (missing where the
-            plan leaves it alone) and ``after_<feature>`` for every feature that can move
-            (missing without a plan). A polars table where a polars table was given.
+            ``n_actions``, ``n_evaluations``; then ``do_<feature>`` for every actionable
+            feature (missing where the plan leaves it alone) and ``after_<feature>`` for every
+            feature that can move (missing without a plan). A polars table where a polars table
+            was given.
         """
         plans, schema = self.plans, self.encoding.schema
         has_plan = self._has_plan
@@ -192,6 +197,7 @@ class RecourseResult:
                 is_answered
             ),
             "n_actions": pd.Series(plans.mask.sum(dim=1).numpy(), self.index),
+            "n_evaluations": pd.Series(plans.n_evaluations.numpy(), self.index),
         }
         after = self.encoding.decode(plans.counterfactual, self.index)
         acted = plans.mask.numpy()
@@ -223,7 +229,9 @@ class RecourseResult:
         lines = [f"Person {answer.label}: chance of a favourable outcome {chance}"]
         lines[0] += f" (accepted from {self.threshold:.0%})."
         if not answer.status.has_plan:
-            return "\n".join([*lines, f"No plan: {answer.status.message}."])
+            effort = f" ({answer.n_evaluations:,} counterfactuals tried)"
+            tried = effort if answer.status is Status.NOT_FOUND else ""
+            return "\n".join([*lines, f"No plan: {answer.status.message}{tried}."])
         lines.append("What to do:")
         lines += [self._sentence(n, c, is_action=True) for n, c in answer.actions.items()]
         if answer.consequences:

@@ -17,6 +17,9 @@ class Status(StrEnum):
 
     ALREADY_ACCEPTED = "already_accepted"
     AMORTIZED = "amortized"
+    SEARCHED = "searched"
+    NOT_FOUND = "not_found"
+    INFEASIBLE = "infeasible"
     NO_ACTION = "no_action"
     OUTSIDE_LIMITS = "outside_limits"
     STILL_REJECTED = "still_rejected"
@@ -30,7 +33,7 @@ class Status(StrEnum):
     @property
     def has_plan(self) -> bool:
         """True when a checked plan comes with it."""
-        return self is Status.AMORTIZED
+        return self in (Status.AMORTIZED, Status.SEARCHED)
 
     @property
     def message(self) -> str:
@@ -41,6 +44,9 @@ class Status(StrEnum):
 _MESSAGES = {
     Status.ALREADY_ACCEPTED: "already accepted: nothing has to change",
     Status.AMORTIZED: "a plan proposed by the trained networks, checked",
+    Status.SEARCHED: "a plan found by search, checked",
+    Status.NOT_FOUND: "the search found no plan; that is no proof that none exists",
+    Status.INFEASIBLE: "proven: no permitted plan reaches the threshold",
     Status.NO_ACTION: "the solver chose no feature to act on",
     Status.OUTSIDE_LIMITS: "the plan or what follows from it breaks a bound, a direction or a step",
     Status.STILL_REJECTED: "the proposed plan would still be rejected",

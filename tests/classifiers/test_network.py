@@ -189,6 +189,149 @@ def hat_value(hat: tuple[float, float, float], values: Tensor) -> Tensor:
     return classifier.logit(values.unsqueeze(1))
 
 
+def boxes(n: int, seed: int, share_open: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Random boxes, small and large; a share of the ends is infinite."""
+    generator = torch.Generator().manual_seed(seed)
+    centre, is_open = 2 * rows(n), torch.rand(2, n, 3, generator=generator) < share_open
+    around = torch.randn(2, n, 3, generator=generator, dtype=torch.float64).exp().square() - 0.1
+    lower, upper = centre - around[0].clamp(min=0), centre + around[1].clamp(min=0)
+    return lower.masked_fill(is_open[0], -torch.inf), upper.masked_fill(is_open[1], torch.inf)
+
+
+def points_of(lower: Tensor, upper: Tensor, seed: int) -> Tensor:
+    """One point of each box: inside, on a side or in a corner."""
+    generator = torch.Generator().manual_seed(seed)
+    near, far = lower.clamp(min=-1e3), upper.clamp(max=1e3)
+    share = 2 * torch.rand(lower.shape, generator=generator, dtype=torch.float64) - 0.5
+    return torch.minimum(torch.maximum(near + share.clamp(0, 1) * (far - near), near), far)
+
+
+@every_case
+@every_activation
+class TestBounds:
+    @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0]))
+    @settings(max_examples=15, deadline=None)
+    def test_no_point_of_a_box_leaves_its_bounds(
+        self, name: str, activation: str, seed: int, share_open: float
+    ) -> None:
+        classifier, (lower, upper) = build(name, activation), boxes(50, seed, share_open)
+        low, high = classifier.bounds(lower, upper)
+        assert low.shape == high.shape == (50,)
+        for k in range(10):
+            logit = classifier.logit(points_of(lower, upper, seed + k))
+            assert bool(((low <= logit) & (logit <= high)).all())
+
+    def test_a_point_has_its_logit_as_both_bounds(self, name: str, activation: str) -> None:
+        classifier, x = build(name, activation), rows()
+        low, high = classifier.bounds(x, x)
+        torch.testing.assert_close(low, classifier.logit(x), rtol=0, atol=1e-9)
+        torch.testing.assert_close(high, classifier.logit(x), rtol=0, atol=1e-9)
+
+    def test_a_larger_box_has_no_tighter_bounds(self, name: str, activation: str) -> None:
+        classifier = build(name, activation)
+        lower, upper = boxes(50, 1)
+        more_below, more_above = boxes(50, 2, 0.2)
+        low, high = classifier.bounds(lower, upper)
+        wide_low, wide_high = classifier.bounds(
+            torch.minimum(lower, more_below), torch.maximum(upper, more_above)
+        )
+        assert bool((wide_low <= low + 1e-9).all())
+        assert bool((wide_high >= high - 1e-9).all())
+
+
+class TestBoundsByHand:
+    @given(st.integers(0, 10_000))
+    @settings(max_examples=15, deadline=None)
+    def test_exact_for_a_linear_classifier(self, seed: int) -> None:
+        classifier, (lower, upper) = build("one-layer"), boxes(50, seed, 0.1)
+        known = classifier.linear_weights
+        assert known is not None
+        weights, bias = known
+        low, high = classifier.bounds(lower, upper)
+        least = torch.where(weights > 0, lower, upper) @ weights + bias
+        greatest = torch.where(weights > 0, upper, lower) @ weights + bias
+        torch.testing.assert_close(low, least, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(high, greatest, rtol=1e-9, atol=1e-9)
+
+    def test_one_hidden_unit(self) -> None:
+        weights = [torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([[-3.0]])]
+        classifier = NetworkClassifier(SCHEMA, PLAIN, weights, [torch.ones(1), torch.ones(1)])
+        box = torch.tensor([[0.0, 0.0, -torch.inf]]), torch.tensor([[2.0, 1.0, torch.inf]])
+        low, high = classifier.bounds(*box)
+        assert (low.item(), high.item()) == pytest.approx((1 - 3 * 3, 1 - 3 * 0))
+
+    def test_one_open_side_opens_one_bound(self) -> None:
+        classifier = NetworkClassifier(
+            SCHEMA, PLAIN, [torch.tensor([[1.0, -1.0, 0.0]])], [torch.zeros(1)]
+        )
+        low, high = classifier.bounds(torch.zeros(1, 3), torch.tensor([[torch.inf, 2.0, 1.0]]))
+        assert low.item() == pytest.approx(-2)
+        assert high.item() == torch.inf
+
+    def test_saturating_units_stay_bounded_over_all_of_space(self) -> None:
+        everywhere = torch.full((1, 3), torch.inf)
+        weights, biases = layers("two-layers")
+        reach = float(weights[1].abs().sum())
+        low, high = build("two-layers", "tanh").bounds(-everywhere, everywhere)
+        middle = float(biases[1])
+        assert (low.item(), high.item()) == pytest.approx((middle - reach, middle + reach))
+
+    @pytest.mark.parametrize(
+        ("lower", "upper", "expected"),
+        [
+            (-9.0, -3.0, (0.0, 0.0)),
+            (-2.0, 0.0, (0.25, 0.75)),
+            (-2.0, 1.5, (0.25, 1.0)),
+            (1.0, 1.0, (1.0, 1.0)),
+            (1.25, torch.inf, (0.0, 0.75)),
+            (-torch.inf, torch.inf, (0.0, 1.0)),
+        ],
+    )
+    def test_hat(self, lower: float, upper: float, expected: tuple[float, float]) -> None:
+        schema, hat = Schema((Feature("a"),), CausalGraph(("a",))), (-3.0, 1.0, 2.0)
+        weights, biases = [torch.ones(1, 1)], [torch.zeros(1)]
+        classifier = NetworkClassifier(schema, [Input(0, hat)], weights, biases)
+        low, high = classifier.bounds(torch.tensor([[lower]]), torch.tensor([[upper]]))
+        assert (low.item(), high.item()) == pytest.approx(expected, abs=1e-9)
+
+    def test_numbers_too_large_for_float64_give_no_bound_rather_than_nan(self) -> None:
+        huge = torch.full((1, 3), 1e308, dtype=torch.float64)
+        weights = [torch.tensor([[10.0, -10.0, 1.0]])]
+        classifier = NetworkClassifier(SCHEMA, PLAIN, weights, [torch.zeros(1)])
+        low, high = classifier.bounds(-huge, huge)
+        assert (low.item(), high.item()) == (-torch.inf, torch.inf)
+
+    def test_boxes_are_checked(self) -> None:
+        classifier, x = build("two-layers"), rows()
+        turned = x.clone()
+        turned[4, 1] += 1
+        for lower, upper, reason in (
+            (x[:, 1:], x, r"'lower' must have shape \(n, 3\)"),
+            (x, x[0], r"'upper' must have shape \(n, 3\)"),
+            (x, x[1:], "'upper' must have 20 rows, as 'lower' has; got 19"),
+            (turned, x, "'lower' must not be above 'upper'; row 4, column b is; got"),
+            (x * torch.nan, x, "'lower' must not be above.*got nan"),
+        ):
+            with pytest.raises(TableError, match=reason):
+                classifier.bounds(lower, upper)
+
+
+class TestLinearWeights:
+    @pytest.mark.parametrize("name", ["one-layer", "turned-linear", "twice"])
+    def test_weights_and_bias_give_the_logit(self, name: str) -> None:
+        inputs = {"one-layer": PLAIN, "turned-linear": PLAIN[::-1], "twice": PLAIN + PLAIN[:1]}
+        weight = torch.arange(1.0, 1 + len(inputs[name])).unsqueeze(0)
+        classifier = NetworkClassifier(SCHEMA, inputs[name], [weight], [torch.tensor([0.5])])
+        known = classifier.linear_weights
+        assert known is not None
+        weights, bias = known
+        torch.testing.assert_close(rows() @ weights + bias, classifier.logit(rows()))
+
+    @pytest.mark.parametrize("name", ["two-layers", "three-layers", "hats", "hats-deep"])
+    def test_other_networks_have_none(self, name: str) -> None:
+        assert build(name).linear_weights is None
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("weights", "biases", "reason"),

@@ -122,6 +122,19 @@ class TestIdentities:
         _, classifier = build(name, output)
         assert torch.equal(classifier.logit(rows()), classifier.logit(rows()))
 
+    def test_bounds_are_known_at_single_points_only(self, name: str, output: str) -> None:
+        _, classifier = build(name, output)
+        lower = rows()
+        upper = lower.clone()
+        upper[3:, 1] += 1
+        upper[5] = torch.inf
+        low, high = classifier.bounds(lower, upper)
+        torch.testing.assert_close(low[:3], classifier.logit(lower)[:3], rtol=0, atol=1e-5)
+        assert torch.equal(low[:3], high[:3])
+        assert bool((low[3:] == -torch.inf).all())
+        assert bool((high[3:] == torch.inf).all())
+        assert classifier.linear_weights is None
+
     def test_state_round_trip_answers_the_same(self, name: str, output: str) -> None:
         _, classifier = build(name, output)
         state = classifier.state()

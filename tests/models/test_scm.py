@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import LogNormal, MultivariateNormal, Normal
 
 from carma import (
     CausalGraph,
@@ -15,9 +15,11 @@ from carma import (
     Schema,
     StructuralCausalModel,
     additive,
+    linear,
 )
 from carma.benchmarks import NAMES, structural_model
 from carma.errors import SchemaError, TableError
+from carma.schema import Kind
 
 WEIGHTS = torch.tensor([[0, 0, 0], [0.7, 0, 0], [-0.4, 1.5, 0]], dtype=torch.float64)
 SHIFTS = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -111,3 +113,72 @@ def test_equations_must_fit_the_schema() -> None:
     nominal = Schema((Feature("a", "nominal", levels=("x", "y")),), CausalGraph(("a",)))
     with pytest.raises(SchemaError, match="not be nominal"):
         StructuralCausalModel(nominal, {"a": additive(lambda _: 0.0, noise)})
+
+
+def weighed(*, is_known: bool = True, kind: Kind = "continuous") -> StructuralCausalModel:
+    """The mechanisms of ``linear_gaussian`` with noise of spread 1, the columns turned round."""
+    graph = CausalGraph.from_parents({"b": ["a"], "c": ["a", "b"]}, ("c", "b", "a"))
+    features = (Feature("c", kind), Feature("b", role="actionable"), Feature("a"))
+    equations = {
+        "a": additive(lambda _: 1.0, LogNormal(0.0, 1.0)),
+        "b": linear({"a": 0.7}, gaussian(), intercept=-2.0),
+        "c": linear({"a": -0.4, "b": 1.5}, gaussian(), intercept=0.5),
+    }
+    if not is_known:
+        equations["b"] = additive(lambda p: -2.0 + 0.7 * p["a"], gaussian())
+    return StructuralCausalModel(Schema(features, graph), equations)
+
+
+def test_linear_is_the_additive_mechanism_of_the_same_sum() -> None:
+    known, unknown = weighed(), weighed(is_known=False)
+    x = known.sample(50, seed=1)
+    assert torch.equal(x, unknown.sample(50, seed=1))
+    torch.testing.assert_close(known.abduct(x), unknown.abduct(x))
+    assert known.equations["c"].weights == {"a": -0.4, "b": 1.5}
+    assert unknown.equations["b"].weights is None
+
+
+def test_later_changes_of_the_given_weights_change_nothing() -> None:
+    weights = {"a": 2.0}
+    equation = linear(weights, gaussian())
+    weights["a"] = 3.0
+    assert equation.weights == {"a": 2.0}
+    assert equation.forward({"a": torch.ones(1)}, torch.zeros(1)).tolist() == [2.0]
+
+
+def test_direct_effects_are_the_weights_and_give_every_counterfactual() -> None:
+    scm = weighed()
+    effects = scm.direct_effects
+    assert effects is not None
+    assert effects.tolist() == [[0, 1.5, -0.4], [0, 0, 0.7], [0, 0, 0]]
+    total = torch.linalg.inv(torch.eye(3) - effects)
+    x = scm.sample(50, seed=2)
+    moved = scm.counterfactual(x, Intervention.of(scm.encoding, 50, a=2.0)) - x
+    torch.testing.assert_close(moved, moved[:, 2:] * total[:, 2])
+
+
+def test_direct_effects_are_unknown_where_one_mechanism_is_or_an_effect_is_discrete() -> None:
+    assert weighed(is_known=False).direct_effects is None
+    assert weighed(kind="integer").direct_effects is None
+    assert linear_gaussian().direct_effects is None
+    known = [name for name in NAMES if structural_model(name).direct_effects is not None]
+    assert known == ["triangle-lin", "collider-lin", "chain-lin"]
+
+
+def test_direct_effects_are_the_derivatives_of_the_counterfactual() -> None:
+    for name in ("triangle-lin", "collider-lin", "chain-lin"):
+        scm = structural_model(name)
+        x, effects = scm.sample(5, seed=1), scm.direct_effects
+        assert effects is not None
+        total = torch.linalg.inv(torch.eye(4) - effects)
+        for i, column in enumerate(("x1", "x2", "x3"), start=1):
+            do = Intervention.of(scm.encoding, 5, **{column: x[:, i] + 2.0})
+            moved = scm.counterfactual(x, do) - x
+            torch.testing.assert_close(moved, 2 * total[:, i].expand(5, 4))
+
+
+def test_weights_have_to_follow_the_graph() -> None:
+    scm = weighed()
+    equations = {**scm.equations, "b": linear({"c": 1.0}, gaussian())}
+    with pytest.raises(SchemaError, match=r"'weights of b' must only name its causes.*\['c'\]"):
+        StructuralCausalModel(scm.schema, equations)

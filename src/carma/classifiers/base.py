@@ -19,14 +19,20 @@ __all__ = ["Classifier"]
 class Classifier(ABC):
     """Gives every person the probability of the favourable outcome.
 
-    A subclass implements ``_logit``, ``state`` and ``from_state``.
+    A subclass implements ``_logit``, ``state`` and ``from_state``, and ``_bounds`` and
+    ``linear_weights`` where it knows more of its logit than single values.
 
     Args:
         schema: The problem; its ``threshold`` decides, its ``favourable`` value is the class
             whose probability is given.
+
+    Attributes:
+        has_slope: Set it to false where ``logit`` has no useful gradient (trees): solvers that
+            can then search without.
     """
 
     kind: ClassVar[str]
+    has_slope: ClassVar[bool] = True
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -54,9 +60,7 @@ class Classifier(ABC):
         Raises:
             ClassifierError: The output has another shape.
         """
-        if x.ndim != 2 or x.shape[1] != self.encoding.n_columns:
-            rule = f"have shape (n, {self.encoding.n_columns})"
-            raise TableError.of(type(self).__name__, "x", rule, tuple(x.shape))
+        self._check_shape("x", x)
         logit = self._logit(x)
         if logit.shape != x.shape[:1]:
             rule = f"give one number a row, shape {tuple(x.shape[:1])}"
@@ -66,6 +70,56 @@ class Classifier(ABC):
     def probability(self, x: Tensor) -> Tensor:
         """Probability of the favourable outcome, shape ``(n,)``."""
         return torch.sigmoid(self.logit(x))
+
+    @property
+    def linear_weights(self) -> tuple[Tensor, float] | None:
+        """Weights ``(d,)`` and bias of the logit where it is linear in model space, else ``None``.
+
+        Example:
+            >>> from carma import CausalGraph, Feature
+            >>> from carma.classifiers.network import Input, NetworkClassifier
+            >>> schema = Schema((Feature("income"),), CausalGraph(("income",)))
+            >>> layers = [torch.tensor([[2.0]])], [torch.tensor([-1.0])]
+            >>> NetworkClassifier(schema, [Input(0)], *layers).linear_weights
+            (tensor([2.], dtype=torch.float64), -1.0)
+        """
+        return None
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound the logit over boxes: no x with ``lower <= x <= upper`` leaves the answer.
+
+        Args:
+            lower: Least value of each column, shape ``(n, d)``, model space; may be infinite.
+            upper: Greatest value of each column, same shape; may be infinite.
+
+        Returns:
+            A lower and an upper bound for each box, ``(n,)`` each; infinite where none is known.
+            They need not be the least and the greatest logit.
+
+        Raises:
+            TableError: The shapes differ from that, or ``lower`` is somewhere above ``upper``.
+
+        Example:
+            >>> from carma import CausalGraph, Feature
+            >>> from carma.classifiers.network import Input, NetworkClassifier
+            >>> schema = Schema((Feature("income"),), CausalGraph(("income",)))
+            >>> layers = [torch.tensor([[2.0]])], [torch.tensor([-1.0])]
+            >>> classifier = NetworkClassifier(schema, [Input(0)], *layers)
+            >>> low, high = classifier.bounds(torch.tensor([[0.0]]), torch.tensor([[torch.inf]]))
+            >>> round(low.item(), 6), high.item()
+            (-1.0, inf)
+        """
+        self._check_shape("lower", lower)
+        self._check_shape("upper", upper)
+        if len(lower) != len(upper):
+            rule = f"have {len(lower)} rows, as 'lower' has"
+            raise TableError.of(type(self).__name__, "upper", rule, len(upper))
+        wrong = ~(lower <= upper)
+        if bool(wrong.any()):
+            row, column = wrong.nonzero()[0].tolist()
+            rule = f"not be above 'upper'; row {row}, column {self.encoding.columns[column]} is"
+            raise TableError.of(type(self).__name__, "lower", rule, lower[row, column].item())
+        return self._bounds(lower.double(), upper.double())
 
     def check_on(self, x: Tensor) -> None:
         """Refuse a classifier that cannot be steered, before any long work.
@@ -98,3 +152,16 @@ class Classifier(ABC):
 
     @abstractmethod
     def _logit(self, x: Tensor) -> Tensor: ...
+
+    def _bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds over checked boxes; where nothing is known, only a single point has any."""
+        low, high = (torch.full_like(lower[:, 0], end) for end in (-torch.inf, torch.inf))
+        is_point = ((lower == upper) & lower.isfinite()).all(dim=1)
+        if bool(is_point.any()):
+            low[is_point] = high[is_point] = self.logit(lower[is_point]).to(low)
+        return low, high
+
+    def _check_shape(self, argument: str, x: Tensor) -> None:
+        if x.ndim != 2 or x.shape[1] != self.encoding.n_columns:
+            rule = f"have shape (n, {self.encoding.n_columns})"
+            raise TableError.of(type(self).__name__, argument, rule, tuple(x.shape))

@@ -76,6 +76,15 @@ class CausalModel(ABC):
         """Shape ``(d, d)``, bool: ``[i, j]`` true when column ``j`` acts on column ``i``."""
         return self.encoding.adjacency
 
+    @property
+    def direct_effects(self) -> Tensor | None:
+        """Slopes of the mechanisms, where every one is linear with additive noise, else ``None``.
+
+        Shape ``(d, d)``: ``[i, j]`` is the change of column ``i`` for each unit by which its
+        cause, column ``j``, is changed; 0 where ``j`` does not act on ``i``.
+        """
+        return None
+
     def abduct(self, x: Tensor) -> Tensor:
         """Find what is particular to each person.
 

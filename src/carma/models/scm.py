@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -17,7 +17,7 @@ from carma.schema import Schema
 from carma.state import State
 from carma.table import Statistics
 
-__all__ = ["Equation", "StructuralCausalModel", "additive"]
+__all__ = ["Equation", "StructuralCausalModel", "additive", "linear"]
 
 Parents = Mapping[str, Tensor]
 
@@ -30,6 +30,8 @@ class Equation:
         forward: ``(parents, u) -> x``; parents by name, each of shape ``(n,)``.
         inverse: ``(parents, x) -> u``.
         noise: Distribution of u.
+        weights: Where x = constant + sum of weight times parent + u, the weights by name;
+            ``None`` where the mechanism is not known to be of that form.
 
     Example:
         >>> twice = Equation(
@@ -42,6 +44,7 @@ class Equation:
     forward: Callable[[Parents, Tensor], Tensor]
     inverse: Callable[[Parents, Tensor], Tensor]
     noise: Distribution
+    weights: Mapping[str, float] | None = None
 
 
 def additive(function: Callable[[Parents], Tensor | float], noise: Distribution) -> Equation:
@@ -53,6 +56,24 @@ def additive(function: Callable[[Parents], Tensor | float], noise: Distribution)
         [3.0]
     """
     return Equation(lambda p, u: function(p) + u, lambda p, x: x - function(p), noise)
+
+
+def linear(weights: Mapping[str, float], noise: Distribution, intercept: float = 0.0) -> Equation:
+    """The mechanism x = intercept + sum of weight times parent + u.
+
+    Example:
+        >>> savings = linear({"income": 0.5}, torch.distributions.Normal(0.0, 1.0), intercept=2.0)
+        >>> savings.forward({"income": torch.tensor([4.0])}, torch.tensor([1.0])).tolist()
+        [5.0]
+        >>> savings.weights
+        {'income': 0.5}
+    """
+    weights = dict(weights)
+
+    def mean(p: Parents) -> Tensor | float:
+        return sum((weight * p[name] for name, weight in weights.items()), start=intercept)
+
+    return replace(additive(mean, noise), weights=weights)
 
 
 class StructuralCausalModel(CausalModel):
@@ -67,7 +88,8 @@ class StructuralCausalModel(CausalModel):
         name: Set for the benchmark models of this package, which bundles can name.
 
     Raises:
-        SchemaError: Equations are missing or for unknown features, or a feature is nominal.
+        SchemaError: Equations are missing or for unknown features, a feature is nominal, or
+            an equation's weights name what is no cause in the graph.
 
     Example:
         >>> from carma import CausalGraph, Feature
@@ -101,6 +123,12 @@ class StructuralCausalModel(CausalModel):
             if feature.kind == "nominal":
                 rule = "not be nominal: an equation returns one number"
                 raise SchemaError.of("StructuralCausalModel", "feature", rule, feature.name)
+            weights = equations[feature.name].weights or {}
+            strangers = sorted(set(weights) - set(schema.graph.parents(feature.name)))
+            if strangers:
+                argument = f"weights of {feature.name}"
+                rule = "only name its causes in the graph"
+                raise SchemaError.of("StructuralCausalModel", argument, rule, strangers)
         self.equations = dict(equations)
         self.name = name
 
@@ -108,6 +136,21 @@ class StructuralCausalModel(CausalModel):
     def is_fitted(self) -> bool:
         """Always true: the equations are known. ``statistics_`` appear with ``fit``."""
         return True
+
+    @property
+    def direct_effects(self) -> Tensor | None:
+        """See ``CausalModel.direct_effects``; known where all equations have weights."""
+        effects = torch.zeros(self.encoding.n_columns, self.encoding.n_columns).double()
+        for i, feature in enumerate(self.schema.features):
+            weights = self.equations[feature.name].weights
+            # What has no cause is moved by nothing, whatever its equation.
+            if not self.schema.graph.parents(feature.name):
+                continue
+            if weights is None or feature.is_discrete:
+                return None
+            for cause, weight in weights.items():
+                effects[i, self.encoding.column(cause)] = weight
+        return effects
 
     def state(self) -> State:
         """Name of the benchmark model and the statistics.

@@ -1,19 +1,23 @@
-"""The seven sets against their equations, written once more as plain arithmetic on one row."""
+"""The sets against their equations, written once more as plain arithmetic on one row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain, combinations
 
 import pytest
 import torch
+from torch import Tensor
 
-from carma.benchmarks import NAMES, load, score, structural_model
+from carma.benchmarks import NAMES, OWN_NAMES, Benchmark, load, score, structural_model
 from carma.benchmarks.data import Part, Split
 from carma.errors import SettingsError
+from carma.interventions import Intervention
 
 Row = list[float]
 SYNTHETIC = NAMES[:-1]
+EVERY_NAME = (*NAMES, *OWN_NAMES)
 
 
 def sg(value: float) -> float:
@@ -69,6 +73,29 @@ def loan(u: Row) -> Row:
     return [g, a, e, amount, d, i, -4 + 1.5 * max(i, 0) + u[6]]
 
 
+def snowball(u: Row) -> Row:
+    g, talent = u[0], u[1]
+    practice = 0.5 * g + u[2]
+    skill = 0.5 * talent + 0.8 * practice + u[3]
+    results = 0.8 * skill + u[4]
+    contacts = 0.8 * results + u[5]
+    return [g, talent, practice, skill, results, contacts, (results + contacts) / 2 + u[6]]
+
+
+def softplus(value: float) -> float:
+    return math.log(1 + math.exp(2 * value)) / 2
+
+
+def tradeoff(u: Row) -> Row:
+    g, stamina = u[0], u[1]
+    hours = -0.5 + g + u[2]
+    income = 0.5 * (g + stamina + hours) + u[3]
+    sport = 0.5 * stamina - 0.25 * hours + u[5]
+    strain = softplus(hours) + 0.5 * softplus(income)
+    health = 0.5 * stamina + 0.6 * sport - strain + u[6]
+    return [g, stamina, hours, income, 0.5 * income + u[4], sport, health]
+
+
 def linear_score(x: Row, u: Row) -> float:
     return x[1] + 0.5 * x[2] + x[3] + 0.5 * u[1]
 
@@ -87,6 +114,8 @@ EQUATIONS: dict[str, Callable[[Row], Row]] = {
     "chain-lin": chain_lin,
     "chain-nlin": chain_nlin,
     "loan": loan,
+    "snowball": snowball,
+    "tradeoff": tradeoff,
 }
 SCORES: dict[str, Callable[[Row, Row], float]] = {
     "triangle-lin": linear_score,
@@ -96,6 +125,10 @@ SCORES: dict[str, Callable[[Row, Row], float]] = {
     "chain-lin": linear_score,
     "chain-nlin": lambda x, u: x[1] ** 3 + x[2] + 0.75 * math.exp(x[3]) + 0.5 * u[1] - 50,
     "loan": loan_score,
+    "snowball": lambda x, u: 0.25 * sum(x[2:6]) + x[6] + 0.5 * u[1],
+    "tradeoff": lambda x, u: (
+        0.5 * x[2] + x[3] + 0.5 * x[4] + 0.25 * x[5] + 1.5 * x[6] + 1.5 + 0.5 * u[1]
+    ),
 }
 
 
@@ -117,7 +150,7 @@ def density(name: str, x: Row, u: Row) -> float:
     return 0.5 * u1 * normal(u[2], 0, 0.1 if narrow else 1) * normal(u[3], 0, 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_NAME)
 def test_equations(name: str) -> None:
     scm = structural_model(name)
     x = scm.sample(200, seed=1)
@@ -130,7 +163,7 @@ def test_equations(name: str) -> None:
     torch.testing.assert_close(scm.predict(u), exact, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_NAME)
 def test_labels(name: str) -> None:
     data = load(name, rows=400, seed=3)
     x, label = data.encoded("recourse"), data.frame("recourse")["label"]
@@ -282,9 +315,115 @@ def test_unknown_names_and_sizes_are_refused() -> None:
     for call in (load, structural_model):
         with pytest.raises(SettingsError, match=r"'name' must be one of triangle-lin.*'lone'"):
             call("lone")
-    with pytest.raises(SettingsError, match="'name' must be one of"):
+    with pytest.raises(SettingsError, match=r"'name' must be one of.*snowball, tradeoff"):
         score("lone", {}, torch.zeros(1))
     with pytest.raises(SettingsError, match="'rows' must be at least 20; got 19"):
         load("loan", rows=19)
     with pytest.raises(SettingsError, match="part and a split"):
         load("loan", rows=20).frame("recourse", "holdout")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+class TestOwnSets:
+    def test_roles(self, name: str) -> None:
+        schema = structural_model(name).schema
+        assert schema.features[0].kind == "binary"
+        assert [f.role for f in schema.features[:2]] == ["immutable"] * 2
+        assert schema.actionable == schema.names[2:6]
+        assert schema.features[6].role == "mutable"
+
+    def test_both_labels_are_common(self, name: str) -> None:
+        for part in SIZES:
+            assert 0.45 < load(name).parts[part][1].double().mean() < 0.55
+
+    def test_the_classifier_is_logistic_regression(self, name: str) -> None:
+        assert load(name, rows=20).classifier_settings.hidden == ()
+
+
+def refused(data: Benchmark) -> tuple[Tensor, Tensor]:
+    """People below the score, and what each lacks."""
+    x = data.encoded("recourse", "test")
+    lacks = -scores(data, x, x)
+    return x[lacks > 0], lacks[lacks > 0]
+
+
+def scores(data: Benchmark, x: Tensor, factual: Tensor) -> Tensor:
+    noise = data.scm.abduct(factual)[:, 1]
+    return score(data.name, dict(zip(data.schema.names, x.unbind(dim=1), strict=True)), noise)
+
+
+def slopes_and_prices(data: Benchmark) -> tuple[Tensor, Tensor]:
+    """Change of the score, without what follows, and cost of a unit of each column, (d,)."""
+    start = torch.zeros(1, len(data.schema.names), dtype=torch.float64)
+    steps = torch.eye(len(data.schema.names), dtype=torch.float64)
+    noise = torch.zeros_like(steps[0])
+    columns = dict(zip(data.schema.names, steps.unbind(dim=1), strict=True))
+    constant = score(data.name, dict.fromkeys(data.schema.names, torch.zeros(1)), noise[:1])
+    prices = data.cost(start.expand_as(steps), torch.ones_like(steps).bool(), steps)
+    return score(data.name, columns, noise) - constant, prices
+
+
+def cheapest(slopes: Tensor, prices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """For each unit that the score has to rise: the change of each column, and the cost.
+
+    The least of sum price * change^2 with sum slope * change = 1 over the chosen columns.
+    """
+    worth = torch.where(chosen, slopes / prices.clamp(min=1e-12), 0.0)
+    change = worth / (worth * slopes).sum()
+    return change, (prices * change.square()).sum()
+
+
+def test_in_snowball_the_best_plan_is_many_times_cheaper_than_one_that_ignores_effects() -> None:
+    data = load("snowball", rows=2_000)
+    effects = data.scm.direct_effects
+    assert effects is not None
+    slopes, prices = slopes_and_prices(data)
+    actionable = data.encoding.actionable.tolist()
+    subsets = chain.from_iterable(combinations(actionable, k) for k in range(1, 5))
+    plans = {}
+    for subset in subsets:
+        chosen = torch.zeros_like(slopes).bool()
+        chosen[list(subset)] = True
+        held = torch.where(chosen.unsqueeze(1), 0.0, effects)
+        total = slopes @ torch.linalg.inv(torch.eye(len(slopes)) - held)
+        plans[subset] = chosen, *cheapest(total, prices, chosen)
+    ignorant = cheapest(slopes, prices, plans[tuple(actionable)][0])[1]
+    best = min(plans, key=lambda subset: float(plans[subset][2]))
+    chosen, change, cost = plans[best]
+    assert best == (data.schema.names.index("practice"),)
+    assert cost < ignorant / 6
+
+    x, lacks = refused(data)
+    do = Intervention(chosen.expand_as(x), x + lacks.unsqueeze(1) * change)
+    reached = data.scm.counterfactual(x, do)
+    torch.testing.assert_close(scores(data, reached, x), torch.zeros(len(x)).double())
+    torch.testing.assert_close(data.cost.of(x, do), lacks.square() * cost)
+    inside = (do.values <= data.scm.statistics_.maximum)[:, best[0]]
+    assert inside.double().mean() > 0.99
+
+
+def test_in_tradeoff_plans_that_ignore_effects_fail() -> None:
+    data = load("tradeoff", rows=2_000)
+    slopes, prices = slopes_and_prices(data)
+    x, lacks = refused(data)
+    actionable = data.encoding.actionable.tolist()
+    chosen = torch.zeros_like(slopes).bool()
+    chosen[actionable] = True
+    change = cheapest(slopes, prices, chosen)[0]
+    do = Intervention(chosen.expand_as(x), x + lacks.unsqueeze(1) * change)
+    believed = torch.where(do.mask, do.values, x)
+    torch.testing.assert_close(scores(data, believed, x), torch.zeros(len(x)).double())
+    reached = scores(data, data.scm.counterfactual(x, do), x)
+    assert (reached >= 0).double().mean() < 0.2
+    assert (reached + lacks).median() < 0.6 * lacks.median()
+
+
+def test_in_tradeoff_what_raises_income_lowers_health() -> None:
+    data = load("tradeoff", rows=400)
+    x, names = data.encoded("recourse"), data.schema.names
+    health = names.index("health")
+    for cause, risen in (("hours", "income"), ("income", "savings")):
+        more = {cause: x[:, names.index(cause)] + 1.0}
+        moved = data.scm.counterfactual(x, Intervention.of(data.encoding, len(x), **more)) - x
+        assert bool((moved[:, names.index(risen)] > 0).all())
+        assert bool((moved[:, health] < 0).all())

@@ -27,11 +27,12 @@ from carma import (
     TrainingSettings,
     additive,
 )
-from carma.benchmarks import NAMES, structural_model
+from carma.benchmarks import NAMES, OWN_NAMES, random_scm, structural_model
 from carma.errors import BundleError, NotFittedError, TableError
 
 QUICK = TrainingSettings(epochs=8, batch_size=100, learning_rate=1e-2)
 N_ROWS = 24
+STORED = (*NAMES, *OWN_NAMES)
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,7 @@ def edgeless_case() -> Case:
     return Case(flow, flow.encoding.encode(table)[:N_ROWS], 1e-5)
 
 
-def own_case() -> Case:
-    scm = own_scm()
-    scm.fit(scm.encoding.decode(scm.sample(200)))
-    return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9)
-
-
-def benchmark_case(name: str) -> Case:
-    scm = structural_model(name)
+def scm_case(scm: StructuralCausalModel) -> Case:
     scm.fit(scm.encoding.decode(scm.sample(200)))
     return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9)
 
@@ -171,8 +165,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "spline-flow": lambda: flow_case("spline"),
     "discrete-flow": discrete_case,
     "edgeless-flow": edgeless_case,
-    "own-scm": own_case,
-    **{name: lambda name=name: benchmark_case(name) for name in NAMES},  # type: ignore[misc]
+    "own-scm": lambda: scm_case(own_scm()),
+    "random-scm": lambda: scm_case(random_scm(8, 3)),
+    "random-linear-scm": lambda: scm_case(random_scm(8, 3, nonlinear=False)),
+    **{
+        name: lambda name=name: scm_case(structural_model(name))  # type: ignore[misc]
+        for name in STORED
+    },
 }
 # Rounding to steps and levels has no derivative that differences could find.
 SMOOTH = [name for name in CASES if name != "discrete-flow"]
@@ -326,7 +325,7 @@ def test_state_round_trip_gives_equal_answers(flow_name: str, double: bool) -> N
     assert again.state().fingerprint() == model.state().fingerprint()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STORED)
 def test_a_benchmark_model_is_rebuilt_from_its_name(name: str) -> None:
     case = fitted(name)
     assert_same_answers(case.model, structural_model(case.model.state().config["name"]), case)

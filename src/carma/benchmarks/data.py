@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Literal, Self
 
 import pandas as pd
 from torch import Tensor
 
-from carma.benchmarks.sets import score, structural_model
+from carma.benchmarks.sets import Columns, score, structural_model
 from carma.classifiers.neural import ClassifierSettings
 from carma.costs import SquaredCost
 from carma.errors import SettingsError
@@ -39,14 +40,63 @@ class Benchmark:
     ``train``, ``validation`` and ``test`` as in the paper.
 
     Args:
-        name: One of ``carma.benchmarks.NAMES``.
+        name: Of the set.
         scm: The exact causal model; its statistics are those of the recourse training split.
         parts: Rows in model space and labels by part.
+        classifier_settings: A classifier that suits the labels; for the paper's sets, its own.
     """
 
     name: str
     scm: StructuralCausalModel
     parts: dict[str, tuple[Tensor, Tensor]]
+    classifier_settings: ClassifierSettings
+
+    @classmethod
+    @one_thread()
+    def draw(
+        cls,
+        name: str,
+        scm: StructuralCausalModel,
+        score: Callable[[Columns, Tensor], Tensor],
+        classifier_settings: ClassifierSettings,
+        *,
+        seed: int = 0,
+        rows: int | None = None,
+    ) -> Self:
+        """Draw the parts of a set from its causal model, which gets its statistics.
+
+        Args:
+            name: Of the set.
+            scm: The exact causal model.
+            score: Columns by name and the noise of the label, ``(n,)`` each, to ``(n,)``; the
+                label is favourable where it is at least 0.
+            classifier_settings: A classifier that suits the labels.
+            seed: Of all draws.
+            rows: Rows of each part; without it, the paper's (20,000, 25,000 and 20,000).
+
+        Raises:
+            SettingsError: ``rows`` is below 20.
+
+        Example:
+            >>> scm = structural_model("chain-lin")
+            >>> data = Benchmark.draw(
+            ...     "first", scm, lambda x, _: x["x1"], ClassifierSettings(hidden=()), rows=100
+            ... )
+            >>> data.encoded("recourse").shape
+            torch.Size([50, 4])
+        """
+        if rows is not None and rows < 20:
+            raise SettingsError.of("Benchmark", "rows", "be at least 20", rows)
+        parts = {}
+        for position, (part, n) in enumerate(ROWS.items()):
+            x = scm.sample(rows or n, seed=3 * seed + position)
+            u = scm.abduct(x)
+            columns = dict(zip(scm.schema.names, x.unbind(dim=1), strict=True))
+            # The published data reuse x1's noise as the label's, so the label follows from u.
+            parts[part] = (x, score(columns, u[:, 1]) >= 0)
+        benchmark = cls(name, scm, parts, classifier_settings)
+        scm.statistics_ = Statistics.of(benchmark.encoded("recourse"), scm.encoding)
+        return benchmark
 
     @property
     def schema(self) -> Schema:
@@ -62,13 +112,6 @@ class Benchmark:
     def cost(self) -> SquaredCost:
         """Cost on the paper's scale: that of the whole recourse training split."""
         return SquaredCost(self.encoding, self.scm.statistics_)
-
-    @property
-    def classifier_settings(self) -> ClassifierSettings:
-        """The paper's classifier: logistic regression, 16 hidden, or 32, 32 for Loan."""
-        if self.name == "loan":
-            return ClassifierSettings(hidden=(32, 32))
-        return ClassifierSettings(hidden=(16,) if self.name.endswith("-nlin") else ())
 
     def encoded(self, part: Part, split: Split = "train") -> Tensor:
         """Rows of one split, shape ``(n, d)``, model space."""
@@ -94,12 +137,11 @@ class Benchmark:
         return slice(ends[position], ends[position + 1])
 
 
-@one_thread()
 def load(name: str, *, seed: int = 0, rows: int | None = None) -> Benchmark:
     """Draw a benchmark set.
 
     Args:
-        name: One of ``carma.benchmarks.NAMES``.
+        name: One of ``carma.benchmarks.NAMES`` or ``OWN_NAMES``.
         seed: Of all draws.
         rows: Rows of each part; without it, the paper's (20,000, 25,000 and 20,000).
 
@@ -115,15 +157,6 @@ def load(name: str, *, seed: int = 0, rows: int | None = None) -> Benchmark:
         (100, ('education', 'loan_amount', 'income', 'savings'))
     """
     scm = structural_model(name)
-    if rows is not None and rows < 20:
-        raise SettingsError.of("load", "rows", "be at least 20", rows)
-    parts = {}
-    for position, (part, n) in enumerate(ROWS.items()):
-        x = scm.sample(rows or n, seed=3 * seed + position)
-        u = scm.abduct(x)
-        columns = dict(zip(scm.schema.names, x.unbind(dim=1), strict=True))
-        # The published data reuse x1's noise as the label's, so the label follows from u.
-        parts[part] = (x, score(name, columns, u[:, 1]) >= 0)
-    benchmark = Benchmark(name, scm, parts)
-    scm.statistics_ = Statistics.of(benchmark.encoded("recourse"), scm.encoding)
-    return benchmark
+    hidden = (32, 32) if name == "loan" else (16,) if name.endswith("-nlin") else ()
+    settings = ClassifierSettings(hidden=hidden)
+    return Benchmark.draw(name, scm, partial(score, name), settings, seed=seed, rows=rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -100,7 +101,9 @@ def looped(
         "probability": sum(chances) / planned,
         "ms_per_person": 1000 * result.seconds / len(result),
         "causal_validity": 100 * sum(valid) / planned,
-        "regret": sum(priced) / sum(bests),
+        "cost_ratio": sum(priced) / sum(bests),
+        "regret_people": len(priced),
+        "mean_x100": 100 * (sum(priced) - sum(bests)) / len(priced),
     }
 
 
@@ -115,21 +118,46 @@ def test_every_metric_equals_a_loop_over_people(
     found = evaluate(
         result, chain.cost, true_model=chain.scm, classifier=classifier, optimum=optimum
     )
-    assert found.to_dict() == pytest.approx(
-        looped(result, chain, classifier, optimum.tolist()), rel=1e-9
-    )
+    content = found.to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    regret = content.pop("regret")
+    content |= {name: regret[name] for name in ("cost_ratio", "mean_x100")}
+    content["regret_people"] = regret["n_people"]
+    assert content == pytest.approx(looped(result, chain, classifier, optimum.tolist()), rel=1e-9)
     assert found.coverage is not None
     assert 0 < found.coverage < 100
 
 
-def test_regret_of_the_optimum_is_one(result: RecourseResult, chain: Benchmark) -> None:
+def test_regret_of_the_optimum_is_nothing(result: RecourseResult, chain: Benchmark) -> None:
     do = Intervention(result.plans.mask, result.plans.values)
     price = chain.cost.of(result.x, do)
-    for factor in (1.0, 0.5):
-        found = evaluate(result, chain.cost, optimum=factor * price)
-        assert found.regret == pytest.approx(1 / factor)
+    for factor in (1.0, 0.5, 2.0):
+        regret = evaluate(result, chain.cost, optimum=factor * price).regret
+        assert regret is not None
+        assert regret.cost_ratio == pytest.approx(1 / factor)
+        assert regret.share_optimal == (100.0 if factor == 1 else 0.0)
+        # A plan can be cheaper than an optimum that was found elsewhere.
+        assert math.copysign(1, regret.mean_x100) == (-1 if factor == 2 else 1)
     nobody = torch.full_like(price, torch.nan)
     assert evaluate(result, chain.cost, optimum=nobody).regret is None
+
+
+def test_regret_per_person_has_the_rows_of_the_result(
+    result: RecourseResult, chain: Benchmark
+) -> None:
+    optimum = torch.linspace(0, 1, len(result), dtype=torch.float64)
+    optimum[::4] = torch.nan
+    regret = evaluate(result, chain.cost, optimum=optimum).regret
+    assert regret is not None
+    assert regret.per_person.shape == (len(result),)
+    for i, answer in enumerate(result):
+        found = float(regret.per_person[i])
+        if answer.status.has_plan and i % 4:
+            assert answer.cost is not None
+            assert found == pytest.approx(answer.cost - float(optimum[i]), abs=1e-12)
+        else:
+            assert math.isnan(found)
+    assert regret.n_people == int(regret.per_person.isfinite().sum())
 
 
 def test_what_was_not_asked_for_is_none(result: RecourseResult, chain: Benchmark) -> None:

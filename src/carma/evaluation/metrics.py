@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from carma.classifiers.base import Classifier
 from carma.costs import SquaredCost
 from carma.errors import InputError
+from carma.evaluation.regret import Regret
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.result import RecourseResult
@@ -32,8 +33,8 @@ class Metrics:
         ms_per_person: Time of the whole call over all people asked, milliseconds.
         causal_validity: Percent of plans accepted when the values are set under the true
             causal model; ``None`` when that is not known.
-        regret: Mean cost over the mean optimum of the same people (1 is optimal); ``None``
-            when no optimum is given.
+        regret: Cost against the least cost of the same people, with intervals; ``None`` when no
+            optimum is given.
 
     References:
         Majumdar & Valera 2024, CARMA, Table 1.
@@ -46,11 +47,12 @@ class Metrics:
     probability: float | None
     ms_per_person: float
     causal_validity: float | None = None
-    regret: float | None = None
+    regret: Regret | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON content."""
-        return asdict(self)
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        return content | {"regret": None if self.regret is None else self.regret.to_dict()}
 
 
 def evaluate(
@@ -69,7 +71,7 @@ def evaluate(
         true_model: Known causal model for causal validity; needs ``classifier``.
         classifier: The one that decides.
         optimum: Least cost for each person on the same scale, shape ``(n,)``; NaN where there
-            is none.
+            is none, or where it is not known.
 
     Returns:
         The averages; ``None`` where there is nobody to average over.
@@ -108,10 +110,9 @@ def evaluate(
             accepted = classifier.probability(reached) >= classifier.threshold
         validity = _mean(100.0 * accepted)
     if optimum is not None:
-        best = optimum[has_plan]
-        known = torch.isfinite(best)
-        if bool(known.any()):
-            regret = float(price[known].mean() / best[known].mean())
+        paid = torch.full((len(result),), torch.nan, dtype=torch.float64)
+        paid[has_plan] = price.double()
+        regret = Regret.of(paid, optimum)
     return Metrics(
         n_people=int(is_open.sum()),
         cost_x100=_mean(100.0 * price),

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from carma.constraints import PlanLimits
+from carma.constraints import Limits, PlanLimits
 from carma.graph import CausalGraph
 from carma.interventions import Intervention
 from carma.schema import Feature, Kind, Schema
+from carma.state import seeded
 from carma.table import Encoding, Statistics
 
 NUMBERS = st.floats(-1e4, 1e4, allow_subnormal=False)
@@ -330,3 +331,168 @@ def test_gradients_cannot_push_chosen_columns_out_of_the_box(case: Case, slope: 
     outward = values <= box.lower if slope > 0 else values >= box.upper
     expected = torch.where(mask & outward, 0.0, slope)
     assert torch.equal(gradient, expected.to(gradient.dtype))
+
+
+CAUSES = Schema(
+    (
+        Feature("work", bounds=(0, 40), role="actionable"),
+        Feature("study", "integer", role="actionable", direction="up"),
+        Feature("age", "integer", bounds=(18, 99), role="immutable"),
+        Feature("pay", bounds=(-5.0, 30.0)),
+        Feature("home", "nominal", levels=("rent", "own", "none")),
+        Feature("grade", "ordinal", levels=("low", "mid", "high")),
+        Feature("joy"),
+    ),
+    CausalGraph.from_parents(
+        {"pay": ["work", "age"], "home": ["pay"], "grade": ["study"], "joy": ["pay", "work"]},
+        ("work", "study", "age", "pay", "home", "grade", "joy"),
+    ),
+)
+
+
+def consequences(draws: torch.Generator, n: int) -> Tensor:
+    """Rows as they may follow: inside declared bounds and levels, any number where none are."""
+    home = torch.eye(3)[torch.randint(0, 3, (n,), generator=draws)]
+    pay = 35 * torch.rand(n, 1, generator=draws) - 5
+    grade = torch.randint(0, 3, (n, 1), generator=draws)
+    joy = 1e4 * torch.randn(n, 1, generator=draws)
+    zeros = torch.zeros(n, 3)
+    return torch.cat([zeros, pay, home, grade, joy], dim=1).double()
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_no_plan_leaves_what_is_reachable(has_statistics: bool) -> None:
+    encoding, draws, n = Encoding(CAUSES), seeded(0), 400
+    low = torch.tensor([5.0, 0, 20, -1, 0, 0, 0, 0, -3]).double()
+    high = torch.tensor([20.0, 9, 60, 9, 1, 1, 1, 2, 3]).double()
+    known = Statistics(low, torch.ones_like(low), low, high) if has_statistics else None
+    limits = PlanLimits(encoding, known)
+    x = torch.tensor([[10.0, 4, 30, 2, 1, 0, 0, 1, 0.5]]).double().expand(n, -1)
+    box = limits.around(x)
+    # Half of the people may not work.
+    may_act = box.may_act.clone()
+    may_act[::2, 0] = False
+    box = Limits(box.lower, box.upper, may_act)
+    follows = (may_act.double() @ encoding.reach_weights) > 0
+    least, greatest = limits.reachable(x, box, follows)
+    share = torch.rand(x.shape, generator=draws, dtype=torch.float64)
+    ends = [t.clamp(-1e5, 1e5) for t in (box.lower, box.upper)]
+    mask = may_act & (torch.rand(x.shape, generator=draws) < 0.5)
+    reached = torch.where(mask, ends[0] + share * (ends[1] - ends[0]), x)
+    moved = follows & ~mask
+    reached = torch.where(moved, consequences(draws, n), reached)
+    assert ((least <= reached) & (reached <= greatest)).all()
+    # What nothing moves is a single point, and what has levels stays among them.
+    still = ~may_act & ~follows
+    assert torch.equal(least[still], x[still])
+    assert torch.equal(greatest[still], x[still])
+    assert least[1].tolist()[3:] == [-5.0, 0, 0, 0, 0, -math.inf]
+    assert greatest[1].tolist()[3:] == [30.0, 1, 1, 1, 2, math.inf]
+
+
+def test_room_is_negative_exactly_where_a_row_cannot_exist() -> None:
+    limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
+    x = torch.tensor([OWN], dtype=torch.float64).repeat(300, 1)
+    x[:, :2] = 160 * torch.rand(300, 2, generator=seeded(0), dtype=torch.float64) - 30
+    room = limits.room(x)
+    assert torch.equal(room >= 0, limits.can_exist(x))
+    assert 50 < (room >= 0).sum() < 250
+    x[0, :2] = torch.tensor([10.0, 60.0])
+    x[1, :2] = torch.tensor([50.0, 125.0])
+    x[2, :2] = torch.tensor([100.0, 1.0])
+    assert limits.room(x)[:3].tolist() == pytest.approx([0.1, -0.25, 0.0])
+
+
+def test_without_declared_bounds_there_is_room_without_end() -> None:
+    limits = build((Feature("a", role="actionable"), Feature("b")), [0.0] * 2, [1.0] * 2)
+    x = torch.tensor([[5.0, -7.0], [0.0, 1e9]], dtype=torch.float64)
+    assert limits.room(x).tolist() == [math.inf] * 2
+    assert limits.room(x).dtype == x.dtype
+    assert not limits.is_bounded.any()
+    assert limits.can_exist(x).all()
+
+
+def test_steps_codes_and_bounds_of_each_column() -> None:
+    uneven = Feature("score", "ordinal", levels=(1, 4, 6, 20), role="actionable")
+    limits = build((*FEATURES, uneven), [-10.0] * 8, [10.0] * 8)
+    assert [limits.step(i) for i in range(8)] == [0.0, 10.0, 0.0, 1.0, 1.0, 0.0, 1.0, 2.0]
+    codes = [limits.codes(i) for i in range(8)]
+    rising = [None if c is None else c.tolist() for c in codes]
+    assert rising == [None] * 4 + [[0, 1, 2], None, [0, 1], [1, 4, 6, 20]]
+    assert limits.is_bounded.tolist() == [True, True] + [False] * 6
+
+
+def test_falling_levels_are_told_rising() -> None:
+    feature = Feature("a", "binary", levels=(7.5, -2.0), role="actionable")
+    limits = build((feature,), [-2.0], [7.5])
+    codes = limits.codes(0)
+    assert codes is not None
+    assert codes.tolist() == sorted(feature.codes)
+    assert limits.step(0) == max(feature.codes) - min(feature.codes)
+
+
+@pytest.mark.parametrize(
+    ("feature", "has_grid"),
+    [
+        (Feature("a", role="actionable"), False),
+        (Feature("a", role="actionable", step=0.1), True),
+        (Feature("a", "integer", role="actionable"), True),
+        (Feature("a", "ordinal", levels=("x", "y"), role="actionable"), True),
+        (Feature("a", "binary", levels=(0, 1), role="actionable"), True),
+        (Feature("a", "integer"), False),
+        (Feature("a", "ordinal", levels=("x", "y")), False),
+        (Feature("a", step=0.1, role="immutable"), False),
+        (Feature("a", "nominal", levels=("x", "y", "z")), False),
+    ],
+)
+def test_only_what_may_be_set_makes_a_grid(feature: Feature, has_grid: bool) -> None:
+    other = Feature("b", role="actionable")
+    encoding = Encoding(Schema((feature, other), CausalGraph(("a", "b"))))
+    assert PlanLimits(encoding, None).has_grid is has_grid
+
+
+def test_without_a_training_table_only_what_is_declared_bounds_a_plan() -> None:
+    encoding = Encoding(Schema(FEATURES, CausalGraph(tuple(f.name for f in FEATURES))))
+    limits = PlanLimits(encoding, None)
+    x = torch.tensor([OWN], dtype=torch.float64)
+    box = limits.around(x)
+    inf = math.inf
+    assert box.lower.tolist() == [[0, 25, -inf, -inf, 0, -inf, 0]]
+    assert box.upper.tolist() == [[100, 100, 5, inf, 2, inf, 1]]
+    values = torch.tensor([[50.0, 41.0, -1e6, 1e6 + 0.5, 0.0, 30.0, 0.0]], dtype=torch.float64)
+    projected = limits.project(x, values, box)
+    assert projected.tolist() == [[50.0, 50.0, -1e6, 1e6 + 1, 0.0, 30.0, 0.0]]
+    assert limits.permits(x, Intervention(box.may_act, projected), box).all()
+    wild = limits.project(x, torch.full_like(x, 1e300), box)
+    assert not wild.isnan().any()
+
+
+def test_narrowed_is_what_both_allow() -> None:
+    draws = seeded(0)
+    boxes = []
+    for _ in range(2):
+        pair = torch.randn(2, 3, 4, generator=draws, dtype=torch.float64)
+        may_act = torch.rand(3, 4, generator=draws) < 0.5
+        boxes.append(Limits(pair.amin(dim=0) - 1, pair.amax(dim=0) + 1, may_act))
+    first, second = boxes
+    for both in (first.narrowed(second), second.narrowed(first)):
+        points = 3 * torch.randn(50, 3, 4, generator=draws, dtype=torch.float64)
+        inside = [(points >= b.lower) & (points <= b.upper) for b in (first, second, both)]
+        assert torch.equal(inside[0] & inside[1], inside[2])
+        assert torch.equal(both.may_act, first.may_act & second.may_act)
+
+
+def test_boxes_of_some_people_are_those_of_the_whole() -> None:
+    limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
+    x = torch.tensor([OWN], dtype=torch.float64) + torch.arange(4.0)[:, None]
+    box = limits.around(x)
+    rows: list[Tensor | slice] = [
+        torch.tensor([3, 1, 1]),
+        slice(1, 3),
+        torch.tensor([True, False, False, True]),
+    ]
+    for some in rows:
+        part, alone = box[some], limits.around(x[some])
+        assert torch.equal(part.lower, alone.lower)
+        assert torch.equal(part.upper, alone.upper)
+        assert torch.equal(part.may_act, alone.may_act)

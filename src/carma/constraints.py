@@ -52,7 +52,8 @@ class PlanLimits:
 
     Args:
         encoding: Of the schema.
-        statistics: Of the training table.
+        statistics: Of the training table; without it, a feature without declared bounds may
+            move anywhere.
 
     Example:
         >>> from carma.benchmarks import load
@@ -64,11 +65,13 @@ class PlanLimits:
         True
     """
 
-    def __init__(self, encoding: Encoding, statistics: Statistics) -> None:
+    def __init__(self, encoding: Encoding, statistics: Statistics | None) -> None:
         self.encoding = encoding
-        self._lower = statistics.minimum.clone()
-        self._upper = statistics.maximum.clone()
         d = encoding.n_columns
+        self._lower = torch.full((d,), -torch.inf, dtype=torch.float64)
+        self._upper = torch.full((d,), torch.inf, dtype=torch.float64)
+        if statistics is not None:
+            self._lower, self._upper = statistics.minimum.clone(), statistics.maximum.clone()
         self._may_act = torch.zeros(d, dtype=torch.bool)
         self._may_fall = torch.ones(d, dtype=torch.bool)
         self._may_rise = torch.ones(d, dtype=torch.bool)
@@ -96,6 +99,13 @@ class PlanLimits:
             if feature.step is not None or feature.kind == "integer":
                 self._step[i] = feature.step or 1.0
         self._levelled = levelled
+        self._least_ever, self._greatest_ever = self._least.clone(), self._greatest.clone()
+        for feature in encoding.schema.features:
+            if feature.has_levels:
+                where = encoding.block(feature.name)
+                codes = (0.0, 1.0) if feature.kind == "nominal" else feature.codes
+                self._least_ever[where], self._greatest_ever[where] = min(codes), max(codes)
+        self._bounded = torch.isfinite(self._least).nonzero().squeeze(1)
         self._stepped = self._step > 0
         self._has_steps = bool(self._stepped.any())
         self._has_grid = self._has_steps or bool(self._may_act[levelled].any())
@@ -144,6 +154,21 @@ class PlanLimits:
         # Adding an exact 0, where values + (exact - values) would round off the level.
         return exact + (values - values.detach()) if values.requires_grad else exact
 
+    def step(self, column: int) -> float:
+        """Least move of a column: its step or narrowest level, 0 where it takes any number."""
+        codes = self._codes.get(column)
+        return float(self._step[column] if codes is None else codes.diff().min())
+
+    def codes(self, column: int) -> Tensor | None:
+        """The levels that a column may take, rising; ``None`` where it is a number."""
+        return self._codes.get(column)
+
+    @property
+    def has_grid(self) -> bool:
+        """True when a feature that may be acted on takes steps or levels only."""
+        stepped = bool((self._stepped & self._may_act).any())
+        return stepped or bool(self._may_act[self._levelled].any())
+
     def permits(self, x: Tensor, intervention: Intervention, limits: Limits) -> Tensor:
         """Check plans against every limit.
 
@@ -175,6 +200,40 @@ class PlanLimits:
         slack = TOLERANCE * (1 + x.abs())
         inside = (x >= self._least - slack) & (x <= self._greatest + slack)
         return (inside & torch.isfinite(x)).all(dim=1)
+
+    @property
+    def is_bounded(self) -> Tensor:
+        """Columns with declared bounds, shape ``(d,)``, bool."""
+        return torch.isfinite(self._least)
+
+    def reachable(self, x: Tensor, limits: Limits, follows: Tensor) -> tuple[Tensor, Tensor]:
+        """A box that no plan leaves.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``.
+            limits: The boxes of what may be set.
+            follows: Columns that may move as a consequence, shape ``(n, d)``, bool.
+
+        Returns:
+            Least and greatest values, ``(n, d)`` each; infinite where what follows is bounded by
+            nothing but its causes.
+        """
+        lower = torch.where(limits.may_act, limits.lower, x)
+        upper = torch.where(limits.may_act, limits.upper, x)
+        lower = torch.where(follows, torch.minimum(lower, self._least_ever), lower)
+        return lower, torch.where(follows, torch.maximum(upper, self._greatest_ever), upper)
+
+    def room(self, x: Tensor) -> Tensor:
+        """How far inside the declared bounds whole rows lie, shape ``(n,)``.
+
+        As a share of a bound's width, for the column nearest to one of its bounds; negative
+        outside; infinite where nothing is bounded.
+        """
+        if not len(self._bounded):
+            return torch.full((len(x),), torch.inf, dtype=x.dtype)
+        inside, least, greatest = (t[..., self._bounded] for t in (x, self._least, self._greatest))
+        nearest = torch.minimum(inside - least, greatest - inside)
+        return (nearest / (greatest - least)).amin(dim=1)
 
     def hold_inside(self, values: Tensor, limits: Limits, mask: Tensor) -> Tensor:
         """Return ``values``; their gradient cannot push chosen columns further out of the box.

@@ -94,6 +94,11 @@ class SquaredCost:
         """Price an intervention, shape ``(n,)``."""
         return self(x, intervention.mask, intervention.values)
 
+    @property
+    def scale(self) -> Tensor:
+        """Price of a squared change of one unit of each column, ``(d,)``; 0 if not actionable."""
+        return self._scale
+
     def state(self) -> State:
         """Weights and scale."""
         config: dict[str, Any] = {"kind": "squared", "weights": self.weights}

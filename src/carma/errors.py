@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 __all__ = [
@@ -68,6 +69,18 @@ class TableError(InputError):
 
 class SettingsError(InputError):
     """A setting is unknown or out of range."""
+
+    @classmethod
+    def require(cls, settings: Any, rules: Mapping[str, tuple[bool, str]]) -> None:
+        """Raise for the first rule that does not hold.
+
+        Args:
+            settings: Whose fields are checked.
+            rules: Field to whether its rule holds, and the rule.
+        """
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise cls.of(type(settings).__name__, name, rule, getattr(settings, name))
 
 
 class ConstraintError(InputError):

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from carma.costs import SquaredCost as SquaredCost
     from carma.draft import draft_schema as draft_schema
     from carma.errors import CarmaError as CarmaError
+    from carma.evaluation.comparison import compare as compare
     from carma.evaluation.metrics import Metrics as Metrics
     from carma.evaluation.metrics import evaluate as evaluate
+    from carma.evaluation.regret import Regret as Regret
     from carma.graph import CausalGraph as CausalGraph
     from carma.interventions import Intervention as Intervention
     from carma.models.base import CausalModel as CausalModel
@@ -31,9 +33,17 @@ if TYPE_CHECKING:
     from carma.models.scm import Equation as Equation
     from carma.models.scm import StructuralCausalModel as StructuralCausalModel
     from carma.models.scm import additive as additive
+    from carma.models.scm import linear as linear
     from carma.recourse.base import Solver as Solver
     from carma.recourse.carma import Carma as Carma
     from carma.recourse.carma import CarmaSettings as CarmaSettings
+    from carma.recourse.dice_vae import DiceVae as DiceVae
+    from carma.recourse.dice_vae import DiceVaeSettings as DiceVaeSettings
+    from carma.recourse.exact import ExactSettings as ExactSettings
+    from carma.recourse.exact import ExactSolver as ExactSolver
+    from carma.recourse.grid import GridOracle as GridOracle
+    from carma.recourse.grid import GridSettings as GridSettings
+    from carma.recourse.noncausal import NonCausalOptimum as NonCausalOptimum
     from carma.recourse.result import RecourseResult as RecourseResult
     from carma.recourse.status import Status as Status
     from carma.schema import Feature as Feature
@@ -50,12 +60,20 @@ _HOMES = {
     "CausalModel": "carma.models.base",
     "Classifier": "carma.classifiers.base",
     "ClassifierSettings": "carma.classifiers.neural",
+    "DiceVae": "carma.recourse.dice_vae",
+    "DiceVaeSettings": "carma.recourse.dice_vae",
     "Equation": "carma.models.scm",
+    "ExactSettings": "carma.recourse.exact",
+    "ExactSolver": "carma.recourse.exact",
     "Feature": "carma.schema",
     "FlowSettings": "carma.models.flow",
+    "GridOracle": "carma.recourse.grid",
+    "GridSettings": "carma.recourse.grid",
     "Intervention": "carma.interventions",
     "Metrics": "carma.evaluation.metrics",
+    "NonCausalOptimum": "carma.recourse.noncausal",
     "RecourseResult": "carma.recourse.result",
+    "Regret": "carma.evaluation.regret",
     "Schema": "carma.schema",
     "Solver": "carma.recourse.base",
     "SquaredCost": "carma.costs",
@@ -64,10 +82,12 @@ _HOMES = {
     "TorchClassifier": "carma.classifiers.torch_module",
     "TrainingSettings": "carma.training",
     "additive": "carma.models.scm",
+    "compare": "carma.evaluation.comparison",
     "draft_schema": "carma.draft",
     "evaluate": "carma.evaluation.metrics",
     "fit_classifier": "carma.classifiers.neural",
     "from_sklearn": "carma.classifiers.sklearn",
+    "linear": "carma.models.scm",
     "load": "carma.bundle",
     "load_bundle": "carma.bundle",
     "save": "carma.bundle",
@@ -83,12 +103,20 @@ __all__ = [
     "CausalModel",
     "Classifier",
     "ClassifierSettings",
+    "DiceVae",
+    "DiceVaeSettings",
     "Equation",
+    "ExactSettings",
+    "ExactSolver",
     "Feature",
     "FlowSettings",
+    "GridOracle",
+    "GridSettings",
     "Intervention",
     "Metrics",
+    "NonCausalOptimum",
     "RecourseResult",
+    "Regret",
     "Schema",
     "Solver",
     "SquaredCost",
@@ -97,10 +125,12 @@ __all__ = [
     "TorchClassifier",
     "TrainingSettings",
     "additive",
+    "compare",
     "draft_schema",
     "evaluate",
     "fit_classifier",
     "from_sklearn",
+    "linear",
     "load",
     "load_bundle",
     "save",

@@ -27,6 +27,10 @@ from carma.models.flow import CausalFlow
 from carma.models.scm import StructuralCausalModel
 from carma.recourse.base import Solver
 from carma.recourse.carma import Carma
+from carma.recourse.dice_vae import DiceVae
+from carma.recourse.exact import ExactSolver
+from carma.recourse.grid import GridOracle
+from carma.recourse.noncausal import NonCausalOptimum
 from carma.schema import Schema
 from carma.state import State, prefixed, unprefixed
 from carma.table import Encoding, Statistics
@@ -35,7 +39,9 @@ __all__ = ["Bundle", "load", "load_bundle", "save"]
 
 FORMAT = 2
 PARTS = ("causal_model", "classifier", "cost", "solver")
-SOLVERS: dict[str, type[Solver]] = {Carma.kind: Carma}
+SOLVERS: dict[str, type[Solver]] = {
+    solver.kind: solver for solver in (Carma, DiceVae, ExactSolver, GridOracle, NonCausalOptimum)
+}
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ from carma import (
     Status,
     TrainingSettings,
 )
-from carma.benchmarks import Benchmark, load
-from carma.classifiers.network import Input, NetworkClassifier
-from carma.constraints import Limits
+from carma.benchmarks import Benchmark, load, random_scm
+from carma.classifiers.network import Activation, Input, NetworkClassifier
+from carma.constraints import Limits, PlanLimits
 from carma.recourse.proposal import Proposal
-from carma.state import State
+from carma.recourse.target import People, Target
+from carma.state import State, seeded
+from carma.table import Statistics
 
 Say = Callable[[Tensor, Tensor], Intervention]
 MakeStub = Callable[[CausalModel, Classifier, Say], Solver]
@@ -110,6 +112,78 @@ def chain_solver(chain: Benchmark, chain_classifier: NetworkClassifier) -> Carma
     )
     solver = Carma(chain.scm, chain_classifier, cost=chain.cost, settings=settings)
     return solver.fit(chain.frame("recourse"), progress=False)
+
+
+LinearProblem = tuple[Target, SquaredCost, PlanLimits, People, Tensor, Tensor]
+
+
+@pytest.fixture(scope="session")
+def linear_problem(linear: LinearClassifier) -> Callable[..., LinearProblem]:
+    """A random linear problem: target, cost, limits, rejected people, effects and weights.
+
+    ``room`` shrinks the boxes, so that more of the bounds are met.
+    """
+
+    def build(
+        seed: int, n_features: int = 6, n_actionable: int = 4, n: int = 12, room: float = 1.0
+    ) -> LinearProblem:
+        scm = random_scm(n_features, n_actionable, seed=seed, expected_parents=2, nonlinear=False)
+        rows = scm.sample(200, seed=seed)
+        scm.statistics_ = Statistics.of(rows)
+        weights = torch.randn(n_features, generator=seeded(seed), dtype=torch.float64)
+        bias = -float((rows @ weights).quantile(0.8))
+        classifier = linear(scm.schema, weights.tolist(), bias)
+        exact = classifier.linear_weights
+        effects = scm.direct_effects
+        assert exact is not None
+        assert effects is not None
+        limits = PlanLimits(scm.encoding, scm.statistics_)
+        x = rows[classifier.probability(rows) < 0.5][:n]
+        box = limits.around(x)
+        narrow = Limits(x + room * (box.lower - x), x + room * (box.upper - x), box.may_act)
+        people = People(x, scm.abduct(x), narrow)
+        target = Target(scm.counterfactual, classifier, limits, 0.0)
+        cost = SquaredCost(scm.encoding, scm.statistics_)
+        return target, cost, limits, people, effects, exact[0]
+
+    return build
+
+
+CurvedProblem = tuple[Target, SquaredCost, PlanLimits, People]
+
+
+@pytest.fixture(scope="session")
+def curved_problem() -> Callable[..., CurvedProblem]:
+    """A random smooth problem: target, cost, limits and rejected people.
+
+    ``wrap`` makes the classifier from a network's schema, inputs, weights and biases.
+    """
+
+    def build(
+        seed: int,
+        n_features: int = 6,
+        n_actionable: int = 3,
+        n: int = 8,
+        wrap: type[NetworkClassifier] = NetworkClassifier,
+        activation: Activation = "tanh",
+    ) -> CurvedProblem:
+        scm = random_scm(n_features, n_actionable, seed=seed, expected_parents=2)
+        rows = scm.sample(200, seed=seed)
+        scm.statistics_ = Statistics.of(rows)
+        draws = seeded(seed)
+        layers = [torch.randn(8, n_features, generator=draws), torch.randn(1, 8, generator=draws)]
+        biases = [torch.randn(8, generator=draws), torch.zeros(1)]
+        inputs = [Input(i) for i in range(n_features)]
+        plain = NetworkClassifier(scm.schema, inputs, layers, biases, activation)
+        biases[1] = -plain.logit(rows).quantile(0.8)[None]
+        classifier = wrap(scm.schema, inputs, layers, biases, activation)
+        limits = PlanLimits(scm.encoding, scm.statistics_)
+        x = rows[classifier.probability(rows) < 0.5][:n]
+        people = People(x, scm.abduct(x), limits.around(x))
+        target = Target(scm.counterfactual, classifier, limits, 0.0)
+        return target, SquaredCost(scm.encoding, scm.statistics_), limits, people
+
+    return build
 
 
 MIXED = Schema(

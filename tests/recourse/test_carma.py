@@ -160,7 +160,7 @@ def test_answers_do_not_depend_on_order_company_or_chunks(
     for start, stop in ((0, 1), (17, 18), (100, 137)):
         part = mixed_people.iloc[start:stop]
         same(mixed_solver.recommend(part).to_frame(), whole.iloc[start:stop])
-    monkeypatch.setattr("carma.recourse.base.CHUNK", 7)
+    monkeypatch.setattr(Carma, "at_once", 7)
     same(mixed_solver.recommend(mixed_people).to_frame(), whole)
 
 

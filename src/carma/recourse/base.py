@@ -15,6 +15,7 @@ from carma.costs import SquaredCost
 from carma.errors import ConstraintError, NotFittedError, SchemaError, TableError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
+from carma.progress import track
 from carma.recourse.plans import Plans
 from carma.recourse.proposal import Proposal
 from carma.recourse.result import RecourseResult
@@ -22,8 +23,6 @@ from carma.recourse.status import Status
 from carma.state import State, one_thread
 
 __all__ = ["Solver"]
-
-CHUNK = 4096
 
 
 class Solver(ABC):
@@ -45,6 +44,7 @@ class Solver(ABC):
 
     kind: ClassVar[str]
     found: ClassVar[Status]
+    at_once: ClassVar[int] = 4096
 
     def __init__(
         self,
@@ -108,12 +108,15 @@ class Solver(ABC):
         self._fit(x[is_rejected], progress)
         return self
 
-    def recommend(self, people: Any, *, limits: Limits | None = None) -> RecourseResult:
+    def recommend(
+        self, people: Any, *, limits: Limits | None = None, progress: bool | None = None
+    ) -> RecourseResult:
         """Find a plan for every person.
 
         Args:
             people: DataFrame in original units.
             limits: See ``solve``.
+            progress: See ``solve``.
 
         Returns:
             One record a person, in the same order and with the same index.
@@ -127,32 +130,41 @@ class Solver(ABC):
             raise NotFittedError.of(type(self).__name__, "recommend")
         x = self.encoding.encode(people)
         start = time.perf_counter()
-        plans = self.solve(x, limits)
+        plans = self.solve(x, limits, progress=progress)
         seconds = time.perf_counter() - start
         return RecourseResult.of(
             self.encoding, people, x, plans, self.classifier.threshold, seconds
         )
 
-    def solve(self, x: Tensor, limits: Limits | None = None) -> Plans:
+    def solve(
+        self, x: Tensor, limits: Limits | None = None, *, progress: bool | None = None
+    ) -> Plans:
         """The same as ``recommend`` on tensors: the one hot path for one person or a million.
 
         Args:
             x: Shape ``(n, d)``, model space.
             limits: Narrower limits of each person, shape ``(n, d)`` each; a person's own value
                 lies within them. The schema's limits hold in any case.
+            progress: Show a bar where there is more than one chunk of people; ``None`` shows it
+                on a terminal.
 
         Returns:
-            Checked plans. Memory stays bounded: people are taken in chunks.
+            Checked plans. Memory stays bounded: people are taken in chunks of ``at_once``.
 
         Raises:
+            NotFittedError: ``fit`` was not called.
             ConstraintError: ``limits`` has another shape or leaves out a person's own value.
         """
+        if not self.is_fitted:
+            raise NotFittedError.of(type(self).__name__, "solve")
         if limits is not None:
             self._check_limits(x, limits)
         with torch.inference_mode():
             parts = []
-            for start in range(0, max(1, len(x)), CHUNK):
-                rows = slice(start, start + CHUNK)
+            starts = range(0, max(1, len(x)), self.at_once)
+            show = False if len(starts) == 1 else progress
+            for start in track(starts, self.kind, total=len(starts), show=show):
+                rows = slice(start, start + self.at_once)
                 box = self._around(x[rows])
                 if limits is not None:
                     box = box.narrowed(limits[rows])

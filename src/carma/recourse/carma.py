@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -16,6 +15,7 @@ from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.base import Solver
+from carma.recourse.hinge import Hinge
 from carma.recourse.multipliers import Multiplier
 from carma.recourse.networks import PolicyNetworks
 from carma.recourse.proposal import Proposal
@@ -82,9 +82,7 @@ class CarmaSettings:
             "damping": (self.damping >= 0, "be at least 0"),
             "rate": (self.rate > 0, "be above 0"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise SettingsError.of("CarmaSettings", name, rule, getattr(self, name))
+        SettingsError.require(self, rules)
 
     @classmethod
     def published(cls, name: str) -> CarmaSettings:
@@ -208,7 +206,7 @@ class Carma(Solver):
         training = settings.training
         with torch.no_grad():
             z = self.causal_model.abduct(x)
-            temperature = self._hinge_temperature(self.classifier.logit(x))
+            hinge = self._new_hinge(self.classifier.logit(x))
         rows, held_out = split_rows(len(x), training.validation_fraction, training.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
@@ -222,12 +220,12 @@ class Carma(Solver):
                 mask = networks.sample_mask(logits, settings.temperature)
                 cost, logit = self._outcome(networks, x[chosen], z[chosen], mask)
                 objective = cost.mean() + settings.kl_weight * self._divergence(logits).mean()
-                return objective + multiplier.term(self._violation(logit, temperature).mean())
+                return objective + multiplier.term(hinge.violation(logit).mean())
 
             def score() -> float:
                 mask = networks.mask(z[held_out])
                 cost, logit = self._outcome(networks, x[held_out], z[held_out], mask)
-                fails = self._violation(logit, temperature) > 0
+                fails = hinge.violation(logit) > 0
                 return float(torch.where(fails, FAILURE_COST, cost).mean())
 
             self.history_ = train(
@@ -241,16 +239,14 @@ class Carma(Solver):
                 description="carma",
                 progress=progress,
             )
-        self._networks, self._temperature = networks.eval().requires_grad_(False), temperature
+        self._networks, self._hinge = networks.eval().requires_grad_(False), hinge
 
     @property
     def margin(self) -> float:
         """Where the hinge of training ends, as a probability past the threshold."""
         if not self.is_fitted:
             raise NotFittedError.of("Carma", "margin")
-        threshold = self.classifier.threshold
-        ahead = 2 * self._temperature * math.atanh(self.settings.margin)
-        return 1 / (1 + math.exp(-ahead) * (1 - threshold) / threshold) - threshold
+        return self._hinge.aim
 
     def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
         mask = self._networks.mask(u)
@@ -281,21 +277,12 @@ class Carma(Solver):
         change = networks.change(z, mask) * networks.scale[self._columns]
         return self.causal_model.predict(z + self._spread(change, z))
 
-    def _violation(self, logit: Tensor, temperature: float) -> Tensor:
-        """Hinge of p - (1 - p) at the margin, ``(n,)``.
-
-        p is shifted so that the threshold becomes a half, and flattened by the temperature.
-        """
-        threshold = self.classifier.threshold
-        ahead = (logit - math.log(threshold / (1 - threshold))) / temperature
-        return (self.settings.margin - torch.tanh(ahead / 2)).clamp(min=0)
-
-    def _hinge_temperature(self, logit: Tensor) -> float:
-        if self.settings.hinge_temperature is not None:
-            return self.settings.hinge_temperature
-        threshold = self.classifier.threshold
-        shortfall = float((math.log(threshold / (1 - threshold)) - logit).mean())
-        return max(shortfall / FAR_AWAY, 1e-6)
+    def _new_hinge(self, logit: Tensor) -> Hinge:
+        threshold, settings = self.classifier.threshold, self.settings
+        temperature = settings.hinge_temperature
+        if temperature is None:
+            temperature = Hinge.shortfall(threshold, logit) / FAR_AWAY
+        return Hinge(threshold, settings.margin, temperature)
 
     def _divergence(self, logits: Tensor) -> Tensor:
         """KL of the masks' Bernoulli probabilities from their priors, ``(n,)``."""
@@ -326,7 +313,7 @@ class Carma(Solver):
         config = {
             "settings": asdict(self.settings),
             "history": asdict(self.history_),
-            "hinge_temperature": self._temperature,
+            "hinge_temperature": self._hinge.temperature,
         }
         return State(config, dict(self._networks.state_dict()))
 
@@ -341,7 +328,8 @@ class Carma(Solver):
             networks = solver._new_networks()
         networks.load_state_dict(state.tensors)
         solver._networks = networks.eval().requires_grad_(False)
-        solver._temperature = state.config["hinge_temperature"]
+        temperature = state.config["hinge_temperature"]
+        solver._hinge = Hinge(classifier.threshold, settings.margin, temperature)
         solver.history_ = History(**state.config["history"])
         return solver
 

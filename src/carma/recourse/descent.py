@@ -1,0 +1,145 @@
+"""Sequential quadratic steps towards the cheapest plan, many walks in one batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from carma.costs import SquaredCost
+from carma.recourse.halfspace import cheapest_change
+from carma.recourse.target import People, Target
+
+__all__ = ["Descent"]
+
+
+class Descent:
+    """Walks to the cheapest plan of a given set of features, each from its own start.
+
+    Every step linearises the surplus where the walk stands, solves the quadratic problem that
+    results (cheapest plan past the linearised boundary, inside the person's box) in closed form,
+    and goes to its solution. The step is taken only if it lowers an exact penalty function, cost
+    plus multiplier times shortfall. Where it lowers that by much less than the linear problem
+    promised, the next step is pulled three times as strongly to where the walk stands: along the
+    boundary first, and towards it only after several such steps. Every plan on the way that
+    works competes for the best.
+
+    Args:
+        target: What to reach.
+        cost: What plans cost.
+        people: One row a walk.
+        mask: Features set, shape ``(n, d)``.
+        start: Values to start from, shape ``(n, d)``.
+
+    Attributes:
+        best_cost: Of the best plan so far that works, infinite without one, ``(n,)``.
+        best_values: Its values, ``(n, d)``.
+
+    References:
+        Nocedal & Wright 2006, Numerical Optimization, chapter 18;
+        Drusvyatskiy & Paquette 2019, Mathematical Programming 178 (the pull).
+    """
+
+    def __init__(
+        self, target: Target, cost: SquaredCost, people: People, mask: Tensor, start: Tensor
+    ) -> None:
+        self._target, self._people, self._price_of = target, people, cost
+        self._price = torch.where(cost.scale > 0, cost.scale, 1.0)
+        self.mask = mask
+        self.values = torch.where(mask, start, people.x)
+        self._surplus, self._slope = target.surplus_and_slope(people, mask, self.values)
+        self._cost = self._cost_of(self.values)
+        self._penalty = torch.zeros_like(self._cost)
+        self._length = torch.ones_like(self._cost)
+        works = self._surplus >= 0
+        self.best_cost = torch.where(works, self._cost, torch.inf)
+        self.best_values = self.values
+
+    def __len__(self) -> int:
+        """Number of walks."""
+        return len(self.values)
+
+    @property
+    def promise(self) -> Tensor:
+        """What to rank walks by, ``(n,)``: the best plan's cost, else by far more the merit."""
+        works = torch.isfinite(self.best_cost)
+        return torch.where(works, self.best_cost, FAR + self._merit(self._cost, self._surplus))
+
+    def step(self) -> None:
+        """Take one step in every walk."""
+        box, length = self._people.limits, self._length[:, None]
+        # Cost plus a pull to where the walk stands is least at a point on the way to the person.
+        goal = self.values + length * (self._people.x - self.values)
+        needed = (self._slope * (self.values - goal)).sum(dim=1) - self._surplus
+        slack = SLACK * (1 + needed.abs())
+        lower = torch.where(self.mask, (box.lower - goal).clamp(max=0), 0.0)
+        upper = torch.where(self.mask, (box.upper - goal).clamp(min=0), 0.0)
+        change, multiplier = cheapest_change(self._price, self._slope, needed + slack, lower, upper)
+        # The multiplier is half the price of surplus, of which the pull leaves out a part: twice
+        # that price makes the penalty exact.
+        price = 2 * multiplier / self._length
+        self._penalty = torch.maximum(self._penalty, 2 * price).clamp(max=HIGHEST)
+        share = (PATIENCE * length).clamp(max=1)
+        trial = self._inside(self.values + share * (goal + change - self.values))
+        surplus, slope = self._target.surplus_and_slope(self._people, self.mask, trial)
+        cost = self._cost_of(trial)
+        merit = self._merit(self._cost, self._surplus)
+        expected = self._surplus + (self._slope * (trial - self.values)).sum(dim=1)
+        promised = merit - self._merit(cost, expected)
+        gained = merit - self._merit(cost, surplus)
+        # Without a price, merit alone would take every plan that works back to the person.
+        is_lost = (self._penalty == 0) & (self._surplus >= 0) & (surplus < 0)
+        taken = (gained > 0) & ~is_lost
+        self._note(trial, surplus, cost)
+        self._surplus = torch.where(taken, surplus, self._surplus)
+        self._cost = torch.where(taken, cost, self._cost)
+        self.values = torch.where(taken[:, None], trial, self.values)
+        self._slope = torch.where(taken[:, None], slope, self._slope)
+        is_poor = ~taken | (gained < POOR * promised)
+        longer = torch.where(gained > GOOD * promised, 2 * self._length, self._length)
+        self._length = torch.where(is_poor, self._length / 3, longer).clamp(SHORTEST, 1)
+
+    def settle(self) -> None:
+        """Push walks that stopped a hair before the boundary over it."""
+        x = self._people.x
+        for push in PUSHES:
+            trial = self._inside(x + (1 + push) * (self.values - x))
+            cost = self._cost_of(trial)
+            self._note(trial, self._target.surplus(self._people, self.mask, trial), cost)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these walks only."""
+        self._people = self._people[rows]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name != "_price":
+                setattr(self, name, value[rows])
+
+    def _note(self, values: Tensor, surplus: Tensor, cost: Tensor) -> None:
+        better = (surplus >= 0) & (cost < self.best_cost)
+        self.best_cost = torch.where(better, cost, self.best_cost)
+        self.best_values = torch.where(better[:, None], values, self.best_values)
+
+    def _inside(self, values: Tensor) -> Tensor:
+        # Not x + (bound - x), which rounds past the bound: no plan there would work.
+        box = self._people.limits
+        return torch.where(self.mask, values.clamp(box.lower, box.upper), self._people.x)
+
+    def _merit(self, cost: Tensor, surplus: Tensor) -> Tensor:
+        # Infinitely short where nothing is defined; 0 times that would be NaN.
+        return cost + self._penalty * (-surplus).clamp(min=0, max=FAR)
+
+    def _cost_of(self, values: Tensor) -> Tensor:
+        return self._price_of(self._people.x, self.mask, values)
+
+
+# Aim this far past the linearised boundary, relative to the distance.
+SLACK = 1e-9
+# Ranks walks without a plan behind all that have one.
+FAR = 1e9
+# Of the penalty, which would be infinite where all slopes vanish.
+HIGHEST = 1e100
+# How small steps along the boundary get before those towards it become smaller too.
+PATIENCE = 81
+# Shares of what was promised; least length of a step, from which on nothing is to be gained.
+POOR, GOOD = 0.1, 0.5
+SHORTEST = 1e-6
+PUSHES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)

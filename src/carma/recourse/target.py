@@ -1,0 +1,106 @@
+"""What a plan has to reach: measured for any plan of any batch of people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carma.classifiers.base import Classifier
+from carma.constraints import Limits, PlanLimits
+from carma.errors import SettingsError
+from carma.interventions import Intervention
+
+__all__ = ["People", "Target", "check_margin"]
+
+Follow = Callable[[Tensor, Intervention, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class People:
+    """One batch of people, or the same people several times.
+
+    Args:
+        x: Factual rows, shape ``(n, d)``, model space.
+        u: Their exogenous values, shape ``(n, d)``.
+        limits: Their boxes.
+    """
+
+    x: Tensor
+    u: Tensor
+    limits: Limits
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.x)
+
+    def __getitem__(self, rows: Tensor | slice) -> People:
+        """Some of the rows, by position, slice or bool."""
+        return People(self.x[rows], self.u[rows], self.limits[rows])
+
+    def repeated(self, times: int) -> People:
+        """Every row ``times`` times in a row."""
+        return self[torch.arange(len(self)).repeat_interleave(times)]
+
+
+class Target:
+    """Tells how far past its aim a plan lands.
+
+    Args:
+        follow: ``(x, intervention, u) -> `` what the solver believes to follow.
+        classifier: Decides.
+        limits: Its declared bounds hold for what follows.
+        margin: Aim this far past the threshold, as a probability.
+    """
+
+    def __init__(
+        self, follow: Follow, classifier: Classifier, limits: PlanLimits, margin: float
+    ) -> None:
+        self._follow, self._classifier, self._limits = follow, classifier, limits
+        aim = classifier.threshold + margin
+        # The sigmoid of the logit of a number may fall a rounding error short of it.
+        self.logit = math.log(aim / (1 - aim)) + 1e-12
+
+    def surplus(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
+        """Log-odds past the aim, shape ``(n,)``: a plan works where it is at least 0.
+
+        Where something that follows would leave its declared bounds, how far it leaves them
+        (as a share of their width, negative) if that is less. Never NaN.
+        """
+        reached = self._follow(people.x, Intervention(mask, values), people.u)
+        ahead = self._classifier.logit(reached) - self.logit
+        room = self._limits.room(reached)
+        # Room that is left must not count: the slope would be that of the nearest bound, and
+        # with a feature on its bound, no walk could tell how far past the aim it is.
+        ahead = torch.where(room < 0, torch.minimum(ahead, room), ahead)
+        is_real = torch.isfinite(reached).all(dim=1)
+        return torch.where(is_real, ahead, -torch.inf).nan_to_num(-torch.inf, neginf=-torch.inf)
+
+    def surplus_and_slope(
+        self, people: People, mask: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The surplus and its gradient in the values set, ``(n,)`` and ``(n, d)``.
+
+        The gradient is 0 where there is none, or where it is no number.
+        """
+        with torch.enable_grad():
+            free = values.detach().requires_grad_()
+            surplus = self.surplus(people, mask, free)
+            slope = torch.zeros_like(values)
+            if surplus.requires_grad:
+                (slope,) = torch.autograd.grad(surplus.sum(), free)
+        return surplus.detach(), torch.where(mask, slope, 0.0).nan_to_num(0.0, 0.0, 0.0)
+
+
+def check_margin(owner: str, margin: float, classifier: Classifier) -> None:
+    """Refuse an aim that no probability reaches.
+
+    Raises:
+        SettingsError: ``threshold + margin`` is not below 1.
+    """
+    if classifier.threshold + margin >= 1:
+        rule = f"stay below 1 - {classifier.threshold:g}, what is left above the threshold"
+        raise SettingsError.of(owner, "margin", rule, margin)

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import carma
+from carma import ClassifierSettings, TrainingSettings
+from carma.benchmarks import Benchmark
 from carma.cli.app import main
+from carma.problem import Problem
 
 PROBLEM = """
 outcome = "granted"
@@ -252,6 +256,130 @@ def test_interrupt_leaves_nothing_half_written(
         assert run("fit", folder / "problem.toml", "--out", out, "--quiet") == 1
     assert list(tmp_path.iterdir()) == []
     capsys.readouterr()
+
+
+TRIAL = ("benchmark", "--datasets", "chain-lin", "--rows", 200, "--people", 6)
+
+
+def quick(data: Benchmark) -> Problem:
+    training = TrainingSettings(epochs=3)
+    return Problem(
+        data.schema,
+        classifier=ClassifierSettings((), TrainingSettings(epochs=20)),
+        causal_model=carma.FlowSettings(training=training),
+        solver=carma.CarmaSettings(training=training),
+    )
+
+
+@pytest.fixture
+def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carma.evaluation.comparison.standard_problem", quick)
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_benchmark_keeps_records_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records.jsonl"
+    methods = ("--methods", "grid-true", "carma")
+    assert run(*TRIAL, *methods, "--json", path) == 0
+    first = path.read_bytes()
+    found = [json.loads(line) for line in first.splitlines()]
+    assert [r["method"] for r in found] == ["grid-true", "carma"]
+    shown = capsys.readouterr()
+    assert "2 new records" in shown.out
+    assert shown.err == ""
+    assert run(*TRIAL, *methods, "--seeds", 2, "--json", path) == 0
+    assert path.read_bytes().startswith(first)
+    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 0, 1, 1]
+    out = capsys.readouterr().out
+    assert "2 new records" in out
+    (row,) = (line for line in out.splitlines() if " carma " in line)
+    assert "\u00b1" in row
+
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    assert run(*TRIAL, *methods, "--seeds", 2, "--json", path) == 0
+    assert "was cut short" in capsys.readouterr().out
+    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 0, 1, 1]
+
+    monkeypatch.setattr("carma.evaluation.comparison.load", None)
+    whole = path.read_bytes()
+    assert run(*TRIAL, "--methods", "carma", "--json", path) == 0
+    out = capsys.readouterr().out
+    assert "0 new records" in out
+    assert "grid-true" not in out
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("quick_fits")
+@pytest.mark.parametrize("methods", ["grid-true,exact-true", "exact-true grid-true"])
+def test_benchmark_table_without_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], methods: str
+) -> None:
+    before = torch.get_num_threads()
+    assert run(*TRIAL, "--datasets", "collider-lin", "--methods", methods, "--threads", 1) == 0
+    assert torch.get_num_threads() == before
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("chain-lin", "collider-lin"):
+        assert sum(name in line for line in lines) == 1
+    for name in ("grid-true", "exact-true"):
+        assert sum(name in line for line in lines) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_benchmark_can_be_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "records.jsonl"
+    assert run(*TRIAL, "--methods", "grid-true", "--json", path, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    assert json.loads(path.read_text())["margin_asked"] is None
+    assert run(*TRIAL, "--methods", "grid-true", "--margin", 0.1, "--json", path, "-q") == 0
+    assert [json.loads(line)["margin"] for line in path.read_text().splitlines()] == [0.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (("--datasets", "adult"), "'datasets' must be of"),
+        (("--methods", "carma,magic"), "got 'magic'"),
+        (("--methods", ","), "'methods' must name at least one"),
+        (("--people", 0), "--people"),
+        (("--seeds", 0), "--seeds"),
+        (("--threads", 0), "--threads"),
+        (("--rows", 5), "'rows' must be"),
+        (("--margin", 0.5), "'margin' must be"),
+        (("--json", "no-such-folder/records.jsonl"), "folder that exists"),
+        (("--json", __file__), "hold records of a comparison only"),
+        (("loan",), "unexpected"),
+    ],
+)
+def test_benchmark_refuses_bad_options_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[object, ...],
+    part: str,
+) -> None:
+    monkeypatch.setattr("carma.evaluation.comparison.load", None)
+    assert run("benchmark", *options) == 2
+    assert part in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_benchmark_interrupted_keeps_what_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "records.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("carma.recourse.carma.train", interrupt)
+        assert run(*TRIAL, "--methods", "grid-true", "carma", "--json", path) == 1
+    assert json.loads(path.read_text())["method"] == "grid-true"
+    assert list(tmp_path.iterdir()) == [path]
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_help_does_not_import_torch() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from carma.benchmarks import load
 from carma.evaluation.metrics import Metrics
+from carma.evaluation.regret import Regret
 from carma.recourse.plans import Plans
 from carma.recourse.result import RecourseResult
 from carma.recourse.status import Status
@@ -44,6 +46,26 @@ def test_metrics_table_leaves_unknown_out() -> None:
     assert "3.46" in shown
     assert "99.50" in shown
     assert "causal validity" not in shown
+    assert "optimum" not in shown
+    assert "regret" not in shown
+
+
+def test_metrics_table_shows_regret_with_its_interval() -> None:
+    regret = Regret(9, 1.0834, 1.071, 1.097, 0.5149, -0.02, 1.1, {}, 40.0, torch.zeros(9))
+    metrics = Metrics(12, 3.456, 99.5, 2.0, 0.7, 0.01, regret=regret)
+    shown = text(metrics_table(metrics))
+    assert "cost over the optimum" in shown
+    assert "1.083 (1.071 to 1.097)" in shown
+    assert "regret x 100, mean" in shown
+    assert "0.51 (-0.02 to 1.10)" in shown
+    without_bound = replace(regret, cost_ratio_high=None)
+    assert "1.083 (1.071 to no limit)" in text(
+        metrics_table(replace(metrics, regret=without_bound))
+    )
+    without_ratio = replace(regret, cost_ratio=None, cost_ratio_low=None, cost_ratio_high=None)
+    shown = text(metrics_table(replace(metrics, regret=without_ratio)))
+    assert "optimum" not in shown
+    assert "regret x 100, mean" in shown
 
 
 def test_counts_table_explains_each_status() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from carma.errors import CarmaError, InputError
 
@@ -31,6 +32,26 @@ Seed = Annotated[
 ]
 BundleFile = Annotated[Path, typer.Argument(help="Written by 'carma fit'.")]
 People = Annotated[Path, typer.Argument(help="Table: .csv, .parquet or .jsonl.")]
+
+# Options of 'carma benchmark' that take several words.
+LISTS = ("--datasets", "--methods")
+
+
+class ListsCommand(TyperCommand):
+    """Takes ``--datasets a b`` for ``--datasets a --datasets b``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each further word."""
+        words, option, is_first = list[str](), "", False
+        for word in args:
+            if word.startswith("-"):
+                option, is_first = word if word in LISTS else "", True
+            elif option and not is_first:
+                words.append(option)
+            else:
+                is_first = False
+            words.append(word)
+        return super().parse_args(ctx, words)
 
 
 @app.command()
@@ -137,6 +158,48 @@ def demo(
     _show(report, as_json=as_json, quiet=quiet)
 
 
+@app.command(cls=ListsCommand)
+def benchmark(
+    datasets: Annotated[
+        list[str] | None, typer.Option(help="Benchmark sets; without it, the paper's seven.")
+    ] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Methods; without it, all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... so many.")] = 1,
+    people: Annotated[int, typer.Option(min=1, help="Rejected people of each set at most.")] = 500,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="How far past the threshold searches aim, as a probability."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--json", help="JSON Lines file to append to; what it holds is skipped."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch, while solving; without it, its own.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows of each part of the data; without it, the paper's.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare recourse methods: the same people, classifier, causal model and cost."""
+    from carma.cli import benchmarking
+
+    report = benchmarking.run(
+        datasets,
+        methods,
+        seeds,
+        people=people,
+        margin=margin,
+        rows=rows,
+        out=out,
+        threads=threads,
+        progress=_progress(quiet),
+    )
+    # Where nobody looks on, a table of this width is better left whole.
+    _show(report, as_json=False, quiet=quiet, width=None if sys.stdout.isatty() else 300)
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the job failed, 2 bad usage or input."""
     try:
@@ -164,10 +227,10 @@ def _say(text: str) -> None:
     Console(highlight=False).print(text, markup=False)
 
 
-def _show(report: Any, *, as_json: bool, quiet: bool) -> None:
+def _show(report: Any, *, as_json: bool, quiet: bool, width: int | None = None) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report.content, ensure_ascii=False, default=str) + "\n")
     elif not quiet:
-        console = Console(highlight=False)
+        console = Console(highlight=False, width=width)
         for part in report.parts:
             console.print(part, markup=False) if isinstance(part, str) else console.print(part)

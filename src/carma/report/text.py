@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import mean, stdev
+from typing import Any
 
 from rich.table import Table
 
 from carma.evaluation.metrics import Metrics
 from carma.recourse.status import Status
 
-__all__ = ["counts_table", "metrics_table"]
+__all__ = ["comparison_table", "counts_table", "metrics_table"]
 
 ROWS = (
     ("n_people", "rejected people", "{:,}"),
@@ -18,8 +21,23 @@ ROWS = (
     ("actions", "actions a plan", "{:.2f}"),
     ("probability", "probability after", "{:.3f}"),
     ("causal_validity", "causal validity (%)", "{:.2f}"),
-    ("regret", "cost over the optimum", "{:.3f}"),
     ("ms_per_person", "time a person (ms)", "{:.4f}"),
+)
+RANGES = (
+    ("cost_ratio", "cost over the optimum", "{:.3f}"),
+    ("mean_x100", "regret x 100, mean", "{:.2f}"),
+)
+COLUMNS = (
+    ("cost_x100", "cost x 100", "{:.2f}"),
+    ("cost_ratio", "over the optimum", "{:.3f}"),
+    ("cost_ratio_same_margin", "over that at its margin", "{:.3f}"),
+    ("coverage", "coverage (%)", "{:.1f}"),
+    ("causal_validity", "causal validity (%)", "{:.1f}"),
+    ("actions", "actions a plan", "{:.2f}"),
+    ("margin", "margin", "{:.3f}"),
+    ("ms_single", "one person (ms)", "{:.2f}"),
+    ("us_batched", "batch (us a person)", "{:.1f}"),
+    ("fit_seconds", "fit (s)", "{:.1f}"),
 )
 
 
@@ -32,6 +50,13 @@ def metrics_table(metrics: Metrics) -> Table:
         value = getattr(metrics, name)
         if value is not None:
             table.add_row(label, pattern.format(value))
+    if metrics.regret is not None:
+        for name, label, pattern in RANGES:
+            value = getattr(metrics.regret, name)
+            if value is not None:
+                ends = (getattr(metrics.regret, f"{name}_{end}") for end in ("low", "high"))
+                low, high = ("no limit" if e is None else pattern.format(e) for e in ends)
+                table.add_row(label, f"{pattern.format(value)} ({low} to {high})")
     return table
 
 
@@ -45,3 +70,43 @@ def counts_table(counts: Mapping[str, int]) -> Table:
         if counts.get(status.value):
             table.add_row(status.value, f"{counts[status.value]:,}", status.message)
     return table
+
+
+def comparison_table(records: Iterable[Mapping[str, Any]]) -> Table:
+    """Methods by set, mean and standard deviation over seeds, in the order of the records.
+
+    Args:
+        records: Of ``carma.compare``.
+
+    Example:
+        >>> record = {"dataset": "loan", "method": "exact", "cost_x100": 3.0}
+        >>> comparison_table([record, record | {"cost_x100": 4.0}]).row_count
+        1
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[record["dataset"], record["method"]].append(record)
+    table = Table(title="Comparison", title_justify="left")
+    for position, label in enumerate(("set", "method")):
+        table.add_column(
+            label, min_width=max((len(names[position]) for names in groups), default=0)
+        )
+    for label in ("seeds", *(label for _, label, _ in COLUMNS)):
+        table.add_column(label, justify="right")
+    last = None
+    for (dataset, method), group in groups.items():
+        if last not in (None, dataset):
+            table.add_section()
+        shown = "" if dataset == last else dataset
+        cells = [_mean_and_spread([r.get(n) for r in group], p) for n, _, p in COLUMNS]
+        table.add_row(shown, method, str(len(group)), *cells)
+        last = dataset
+    return table
+
+
+def _mean_and_spread(values: Iterable[float | None], pattern: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    centre = pattern.format(mean(known))
+    return centre if len(known) < 2 else f"{centre} ± {pattern.format(stdev(known))}"

@@ -14,6 +14,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- results: start -->", "<!-- results: end -->"
+YARDSTICK_START, YARDSTICK_END = "<!-- yardstick: start -->", "<!-- yardstick: end -->"
+COLUMNS = {
+    ("exact-true", None): "exact, true model",
+    ("grid-true", None): "grid M*, true model",
+    ("exact", None): "exact",
+    ("exact", 0.05): "exact, margin 0.05",
+    ("grid", 0.05): "grid, margin 0.05",
+    ("carma", None): "CARMA",
+    ("carma-published", None): "CARMA, Table 5",
+    ("dice-vae", None): "DiCE-VAE",
+    ("noncausal", None): "without causes",
+    ("noncausal", 0.05): "without causes, margin 0.05",
+}
 # Majumdar & Valera 2024, Tables 1 and 2.
 PAPER = {
     "triangle-lin": (11.36, -5.71),
@@ -33,6 +46,11 @@ def main() -> None:
     before, rest = text.split(START)
     after = rest.split(END)[1]
     block = f"{START}\n{quality()}\n\n{speed()}\n{END}"
+    text = before + block + after
+    before, rest = text.split(YARDSTICK_START)
+    after = rest.split(YARDSTICK_END)[1]
+    parts = "\n\n".join((ratios(), times(), solvers()))
+    block = f"{YARDSTICK_START}\n{parts}\n{YARDSTICK_END}"
     readme.write_text(before + block + after, encoding="utf-8")
 
 
@@ -68,6 +86,87 @@ def spread(records: list[dict[str, Any]], key: str, digits: int) -> str:
     """Mean and standard deviation over seeds."""
     values = [r[key] for r in records]
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def compared() -> dict[tuple[str, str, float | None], list[dict[str, Any]]]:
+    """Records of the comparison by set, method and margin asked for."""
+    groups: dict[tuple[str, str, float | None], list[dict[str, Any]]] = defaultdict(list)
+    for line in (RESULTS / "comparison.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        groups[record["dataset"], record["method"], record["margin_asked"]].append(record)
+    return groups
+
+
+def ratios() -> str:
+    """Cost over the optimum, and causal validity in brackets, of every method on every set."""
+    groups = compared()
+    names = list(dict.fromkeys(name for name, _, _ in groups))
+    lines = [
+        "| set | " + " | ".join(COLUMNS.values()) + " |",
+        "|" + "---|" * (1 + len(COLUMNS)),
+    ]
+    for name in names:
+        cells = [ratio(groups.get((name, *column), [])) for column in COLUMNS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ratio(records: list[dict[str, Any]]) -> str:
+    """Mean over seeds of the cost ratio, with causal validity in percent."""
+    if not records:
+        return ""
+    value = mean(r["cost_ratio"] for r in records)
+    return f"{value:.2f} ({mean(r['causal_validity'] for r in records):.1f})"
+
+
+def times() -> str:
+    """Time of each method on Loan."""
+    groups = compared()
+    lines = [
+        "| on Loan | one person (ms) | batch (us a person) | fit (s) | aims past the threshold by "
+        "| cost over the optimum at that margin |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (method, margin), label in COLUMNS.items():
+        records = groups.get(("loan", method, margin))
+        if records:
+            cells = [
+                f"{mean(r[key] for r in records):{pattern}}"
+                for key, pattern in (
+                    ("ms_single", ".2f"),
+                    ("us_batched", ",.0f"),
+                    ("fit_seconds", ".0f"),
+                    ("margin", ".3f"),
+                    ("cost_ratio_same_margin", ".2f"),
+                )
+            ]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def solvers() -> str:
+    """Time and accuracy of the two searches."""
+    record = json.loads((RESULTS / "solvers.json").read_text())
+    lines = [
+        "| set | grid (ms a person) | exact (ms) | exact, learned model (ms) "
+        "| grid's cost over the exact | search above 20 times the starts (%) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in record["sets"].items():
+        cells = [
+            f"{found['grid_true_ms']:.1f}",
+            f"{found['exact_true_ms']:.2f}",
+            f"{found['exact_learned_ms']:.1f}",
+            f"{found['grid_over_exact']:.2f}",
+            f"{found['search_above_20_times_starts_percent']:.2f}",
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    peak = max(entry["after"] for entry in record["memory_mb"].values())
+    note = (
+        f"Batches of {record['people']}, {record['threads']} threads. The greatest memory of any "
+        f"solver's process, whatever the number of people: {peak:,.0f} MB."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def speed() -> str:

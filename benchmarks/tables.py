@@ -19,13 +19,12 @@ COLUMNS = {
     ("exact-true", None): "exact, true model",
     ("grid-true", None): "grid M*, true model",
     ("exact", None): "exact",
-    ("exact", 0.05): "exact, margin 0.05",
-    ("grid", 0.05): "grid, margin 0.05",
+    ("exact", 0.3): "exact, margin 0.3",
     ("carma", None): "CARMA",
     ("carma-published", None): "CARMA, Table 5",
     ("dice-vae", None): "DiCE-VAE",
     ("noncausal", None): "without causes",
-    ("noncausal", 0.05): "without causes, margin 0.05",
+    ("noncausal", 0.3): "without causes, margin 0.3",
 }
 # Majumdar & Valera 2024, Tables 1 and 2.
 PAPER = {

@@ -259,7 +259,10 @@ def test_infeasible_is_said_with_proof_only(settings: dict[str, Any]) -> None:
     # b could be 5 by its bounds; that a cannot take it there is not seen by them.
     in_reach = relu_pair((0.0, 1.0), (0.0, 5.0), -4.0).solve(**settings)
     assert (in_reach.status == NOT_FOUND).all()
-    for plans in (proven, unbounded, in_reach):
+    # Past the threshold, by the bounds, but not past every margin.
+    near = relu_pair((0.0, 1.0), (0.0, 5.0), -4.5).solve(**settings)
+    assert (near.status == NOT_FOUND).all()
+    for plans in (proven, unbounded, in_reach, near):
         assert_numbers(plans)
 
 
@@ -510,6 +513,72 @@ def test_best_first_keeps_steps_and_levels() -> None:
             value = plans.values[plans.mask[:, column], column] / 0.25
             own = q.x[plans.mask[:, column], column] / 0.25
             assert (((value - value.round()).abs() < 1e-6) | (value == own)).all()
+
+
+def staircase_world() -> Problem:
+    """Every plan is one of a few hundred: levels and steps only, and a curved classifier."""
+    features = (
+        Feature("course", "ordinal", levels=(0, 1, 3), role="actionable"),
+        Feature("hours", bounds=(0.0, 60.0), step=5, role="actionable"),
+        Feature("rent", step=0.5, role="actionable", direction="down"),
+        Feature("income"),
+    )
+    names = tuple(f.name for f in features)
+    parents = {"rent": ["hours"], "income": ["course", "hours", "rent"]}
+    schema = Schema(features, CausalGraph.from_parents(parents, names))
+    one = Normal(torch.zeros(()).double(), torch.ones(()).double())
+    equations = {
+        "course": linear({}, one),
+        "hours": linear({}, one),
+        "rent": additive(lambda p: 0.05 * p["hours"], one),
+        "income": additive(lambda p: 2 * torch.tanh(p["course"]) + 0.1 * p["hours"], one),
+    }
+    model = StructuralCausalModel(schema, equations)
+    draws = torch.Generator().manual_seed(0)
+    wide = torch.randn(80, 4, generator=draws, dtype=torch.float64)
+    course = torch.tensor([0.0, 1.0, 3.0]).double()[torch.randint(0, 3, (80,), generator=draws)]
+    hours = (5 * (6 + 2 * wide[:, 1]).round()).clamp(0, 60)
+    rent = (2 * (3 + wide[:, 2])).round() / 2
+    income = 2 * torch.tanh(course) + 0.1 * hours + wide[:, 3]
+    rows = torch.stack([course, hours, rent, income], dim=1)
+    model.fit(model.encoding.decode(rows))
+    weights = [
+        torch.tensor([[0.4, 0.02, -1.0, 0.4], [-0.3, 0.05, 0.5, 0.6], [0.5, -0.05, -0.5, 0.5]]),
+        torch.tensor([[1.5, 1.0, 1.2]]),
+    ]
+    biases = [torch.tensor([1.0, -3.0, 0.5]), torch.tensor([-4.0])]
+    classifier = NetworkClassifier(schema, [Input(i) for i in range(4)], weights, biases)
+    x = rows[classifier.probability(rows) < 0.5]
+    return Problem(model, classifier, x[:30], rows)
+
+
+def cheapest_of_all(p: Problem, x: Tensor) -> float:
+    """By trying every plan there is."""
+    statistics = p.model.statistics_
+    low, high = (float(end[2]) for end in (statistics.minimum, statistics.maximum))
+    rents = [i / 2 for i in range(math.ceil(2 * low), math.floor(2 * high) + 1)]
+    options: list[list[float]] = [
+        [math.nan, 0.0, 1.0, 3.0],
+        [math.nan, *(5.0 * i for i in range(13))],
+        [math.nan, *(r for r in rents if r <= float(x[2]))],
+    ]
+    values = torch.tensor(list(itertools.product(*options, [math.nan]))).double()
+    mask = ~values.isnan()
+    people = x.expand(len(values), -1)
+    reached = p.model.counterfactual(people, Intervention(mask, values))
+    works = mask.any(dim=1) & (p.classifier.probability(reached) >= 0.5)
+    cost = ExactSolver(p.model, p.classifier).cost(people, mask, values)
+    return float(torch.where(works, cost, torch.inf).min())
+
+
+def test_of_all_steps_and_levels_the_best_ones_are_found() -> None:
+    p = staircase_world()
+    plans = p.solve()
+    optimum = torch.tensor([cheapest_of_all(p, x) for x in p.x], dtype=torch.float64)
+    assert_found(plans)
+    assert (plans.cost >= optimum * (1 - 1e-9)).all()
+    assert float(plans.cost.mean()) <= 1.005 * float(optimum.mean())
+    assert ((plans.cost / optimum) < 1 + 1e-9).double().mean() > 0.9
 
 
 def test_best_first_searches_where_all_slopes_are_nought() -> None:

@@ -15,7 +15,7 @@ from carma.classifiers.network import Input, NetworkClassifier
 from carma.constraints import PlanLimits
 from carma.recourse.candidates import Candidates
 from carma.recourse.linear import LinearSearch
-from carma.recourse.pattern import PatternSearch
+from carma.recourse.pattern import HALVINGS, PatternSearch
 from carma.recourse.subsets import all_subsets
 from carma.recourse.target import People, Target
 from carma.state import seeded
@@ -30,6 +30,23 @@ class Stepped(NetworkClassifier):
 
     def _logit(self, x: Tensor) -> Tensor:
         return super()._logit(x.detach()).floor()
+
+
+class Counting(NetworkClassifier):
+    """Counts the rows it is asked about."""
+
+    n_rows = 0
+
+    def _logit(self, x: Tensor) -> Tensor:
+        Counting.n_rows += len(x)
+        return super()._logit(x)
+
+
+class Stairs(NetworkClassifier):
+    """Piecewise constant, as trees are."""
+
+    def _logit(self, x: Tensor) -> Tensor:
+        return super()._logit((2 * x).floor() / 2).detach()
 
 
 class Undefined(NetworkClassifier):
@@ -213,3 +230,121 @@ def test_where_nothing_is_defined_there_is_no_plan_and_no_nan(
         people.x[plans.owner], Intervention(plans.mask, plans.values), people.u[plans.owner]
     )
     assert (reached[torch.isfinite(plans.cost), 0] <= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_classifier_of_stairs_is_mostly_solved(
+    curved_problem: Callable[..., CurvedProblem], seed: int
+) -> None:
+    target, cost, limits, people = curved_problem(seed, 4, 2, n=20, wrap=Stairs)
+    mask = torch.zeros_like(people.x, dtype=torch.bool)
+    mask[:, limits.encoding.actionable] = True
+    got = search(target, cost, limits).candidates(people, mask[:, None]).best().cost
+    a, b = limits.encoding.actionable.tolist()
+    least = torch.full_like(got, torch.inf)
+    for i in range(len(people)):
+        box = people.limits[i : i + 1]
+        # The cheapest plan has each value at the edge of a stair, or as it was.
+        lines = []
+        for c in (a, b):
+            ends = torch.stack([box.lower[0, c], box.upper[0, c]])
+            line = torch.arange(-60, 61).double() / 2
+            edges = torch.cat([line, line - 1e-9, people.x[i, c : c + 1], ends])
+            lines.append(edges[(edges >= ends[0]) & (edges <= ends[1])])
+        points = torch.cartesian_prod(*lines)
+        values = people.x[i].repeat(len(points), 1)
+        values[:, a], values[:, b] = points.unbind(dim=1)
+        many, wide = people[torch.full((len(points),), i)], mask[i].expand_as(values)
+        works = target.surplus(many, wide, values) >= 0
+        least[i] = torch.where(works, cost(many.x, wide, values), torch.inf).min()
+    has_plan = torch.isfinite(least)
+    assert has_plan.sum() >= 5
+    assert (got <= 1.02 * least)[has_plan].double().mean() >= 0.9
+
+
+def drawn(people: People, limits: PlanLimits, seed: int) -> Candidates:
+    """Random plans that may not work and lie on no grid, six for each person."""
+    many = people.repeated(6)
+    draws = seeded(seed)
+    mask = torch.rand(many.x.shape, generator=draws) < 0.7
+    mask &= many.limits.may_act
+    share = torch.rand(many.x.shape, generator=draws, dtype=torch.float64)
+    values = many.limits.lower + share * (many.limits.upper - many.limits.lower)
+    values = torch.where(mask, values, many.x)
+    owner = torch.arange(len(people)).repeat_interleave(6)
+    none = torch.zeros(len(people), dtype=torch.long)
+    return Candidates(people, owner, mask, values, torch.full((len(many),), torch.inf), none)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_improving_never_worsens_and_mends_what_does_not_work(
+    curved_problem: Callable[..., CurvedProblem], seed: int
+) -> None:
+    target, cost, limits, people = curved_problem(seed, 6, 4, n=15)
+    plans = drawn(people, limits, seed)
+    each = people[plans.owner]
+    works = target.surplus(each, plans.mask, plans.values) >= 0
+    before = torch.where(works, cost(each.x, plans.mask, plans.values), torch.inf)
+    for rounds in (1, 4, 30):
+        after = search(target, cost, limits, rounds).improved(plans)
+        assert torch.equal(after.mask, plans.mask)
+        assert torch.equal(after.owner, plans.owner)
+        assert (after.cost <= before).all()
+        is_found = torch.isfinite(after.cost)
+        assert (target.surplus(each, after.mask, after.values)[is_found] >= 0).all()
+    assert (after.cost < before)[works].all()
+    assert (is_found & ~works).sum() > 5
+
+
+def test_improving_again_goes_on(curved_problem: Callable[..., CurvedProblem]) -> None:
+    target, cost, limits, people = curved_problem(0, 6, 4, n=15)
+    patterns = search(target, cost, limits, rounds=10)
+    once = patterns.improved(drawn(people, limits, 0))
+    again = patterns.improved(once)
+    assert (again.cost <= once.cost).all()
+    assert (again.n_evaluations == 2 * once.n_evaluations).all()
+
+
+def test_without_rounds_plans_are_only_moved_to_the_grid() -> None:
+    target, cost, limits, people = lattice()
+    plans = drawn(people, limits, 1)
+    each = people[plans.owner]
+    moved = search(target, cost, limits, rounds=0).improved(plans)
+    said = limits.project(each.x, plans.values, each.limits)
+    assert torch.equal(moved.values, torch.where(plans.mask, said, each.x))
+    works = target.surplus(each, plans.mask, moved.values) >= 0
+    assert torch.equal(torch.isfinite(moved.cost), works)
+    assert works.any()
+    assert moved.n_evaluations.tolist() == [6] * len(people)
+
+
+def test_effort_is_the_number_of_plans_tried(
+    curved_problem: Callable[..., CurvedProblem],
+) -> None:
+    target, cost, limits, people = curved_problem(3, wrap=Counting)
+    masks = every_set(limits, people).clone()
+    masks[4] = False
+    for rounds in (0, 3):
+        Counting.n_rows = 0
+        plans = search(target, cost, limits, rounds, keep=8).candidates(people, masks)
+        assert int(plans.n_evaluations.sum()) == Counting.n_rows
+        n_kept = torch.bincount(plans.owner, minlength=len(people))
+        each = 1 + 10 * rounds
+        expected = (2 + HALVINGS) * 16 * masks.any(dim=2).sum(dim=1) + each * n_kept
+        assert torch.equal(plans.n_evaluations, expected)
+
+
+def test_the_same_seed_gives_the_same_plans_and_leaves_the_global_draws(
+    curved_problem: Callable[..., CurvedProblem],
+) -> None:
+    target, cost, limits, people = curved_problem(2)
+    masks = every_set(limits, people)
+    shares = torch.rand(4, 6, generator=seeded(0), dtype=torch.float64)
+    before = torch.get_rng_state()
+    first, same, other = (
+        PatternSearch(target, cost, limits, shares, 4, 10, seed=s).candidates(people, masks)
+        for s in (0, 0, 1)
+    )
+    assert torch.equal(first.values, same.values)
+    assert not torch.equal(first.values, other.values)
+    assert torch.equal(before, torch.get_rng_state())

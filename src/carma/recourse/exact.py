@@ -17,7 +17,7 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.base import Solver
 from carma.recourse.best_first import BestFirst, LocalModel
-from carma.recourse.candidates import Candidates, Found, lowest
+from carma.recourse.candidates import Candidates, Found
 from carma.recourse.descent import PUSHES
 from carma.recourse.linear import LinearSearch
 from carma.recourse.pattern import PatternSearch
@@ -277,7 +277,7 @@ class ExactSolver(Solver):
             return self._patterns.candidates(people, masks).best()
         plans = self._walks.candidates(people, masks)
         if self.limits.has_grid:
-            found = self._patterns.improved(_one_of_each_set(plans).cheapest(ON_GRID)).best()
+            found = self._patterns.improved(plans.cheapest(ON_GRID)).best()
             # The step next to the walks' plan need not be the best one.
             found = found.or_better(self._patterns.candidates(people, masks).best())
         else:
@@ -359,26 +359,6 @@ class ExactSolver(Solver):
     ) -> Self:
         """See ``Solver.restore``."""
         return cls(causal_model, classifier, cost=cost, settings=ExactSettings(**state.config))
-
-
-def _one_of_each_set(plans: Candidates) -> Candidates:
-    """The cheapest plan of each person and set of features.
-
-    Before they are moved to steps and levels, several plans of one set are nearly the same, and
-    would leave no room for sets that are dearer before and cheaper after.
-    """
-    sets = torch.cat([plans.owner[:, None], plans.mask.long()], dim=1)
-    every, group = torch.unique(sets, dim=0, return_inverse=True)
-    order = group.argsort(stable=True)
-    rows = order[lowest(plans.cost[order], group[order], len(every), 1)]
-    return Candidates(
-        plans.people,
-        plans.owner[rows],
-        plans.mask[rows],
-        plans.values[rows],
-        plans.cost[rows],
-        plans.n_evaluations,
-    )
 
 
 # Walks at once; further looks at sets of features; rounds of adding or dropping one; plans moved

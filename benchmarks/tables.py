@@ -160,9 +160,10 @@ def solvers() -> str:
             f"{found['search_above_20_times_starts_percent']:.2f}",
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    threads = max(found.get("threads", 1) for found in record["sets"].values())
     peak = max(entry["after"] for entry in record["memory_mb"].values())
     note = (
-        f"Batches of {record['people']}, {record['threads']} threads. The greatest memory of any "
+        f"Batches of {record['people']}, {threads} threads. The greatest memory of any "
         f"solver's process, whatever the number of people: {peak:,.0f} MB."
     )
     return "\n".join([*lines, "", note])

@@ -11,6 +11,7 @@ from carma.costs import SquaredCost
 from carma.interventions import Intervention
 from carma.recourse.halfspace import cheapest_change
 from carma.recourse.linear import total_effects
+from carma.recourse.subsets import set_codes
 from carma.recourse.target import Follow, People, Target
 
 __all__ = ["BestFirst", "LocalModel"]
@@ -225,7 +226,8 @@ class BestFirst:
         cost = cost.masked_fill(~sets.any(dim=2), torch.inf)
         every = torch.cat([pool, sets], dim=1)
         price = torch.cat([pool_cost, cost], dim=1)
-        same = (every[:, :, None] == every[:, None]).all(dim=3)
+        code = set_codes(every)
+        same = code[:, :, None] == code[:, None]
         earlier = torch.ones(same.shape[1:], dtype=torch.bool).tril(-1)
         repeats = (same & earlier & torch.isfinite(price)[:, None]).any(dim=2)
         best = price.masked_fill(repeats, torch.inf).sort(dim=1, stable=True)

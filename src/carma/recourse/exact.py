@@ -23,7 +23,7 @@ from carma.recourse.linear import LinearSearch
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.proposal import Proposal
 from carma.recourse.status import Status
-from carma.recourse.subsets import all_subsets, n_subsets
+from carma.recourse.subsets import all_subsets, n_subsets, set_codes
 from carma.recourse.target import People, Target, check_margin
 from carma.recourse.walks import WalkSearch
 from carma.state import State
@@ -45,8 +45,8 @@ class ExactSettings:
             kinks of a piecewise linear classifier.
         search_rounds: Rounds of trials where there are no slopes.
         max_actions: Act on at most so many features.
-        max_subsets: Sets of features tried for each person. Where there are more, the most
-            promising are found by best-first search.
+        max_subsets: Sets of features tried for each person, at most 4096, which bounds memory.
+            Where there are more, the most promising are found by best-first search.
         margin: Aim this far past the threshold, as a probability.
         closed_form: Use the closed form where mechanisms and classifier are linear.
 
@@ -74,7 +74,7 @@ class ExactSettings:
             "search_rounds": (self.search_rounds >= 0, "be at least 0"),
             "refine_steps": (self.refine_steps >= 0, "be at least 0"),
             "max_actions": (self.max_actions is None or self.max_actions >= 1, "be at least 1"),
-            "max_subsets": (self.max_subsets >= 1, "be at least 1"),
+            "max_subsets": (1 <= self.max_subsets <= 4096, "be at least 1 and at most 4096"),
             "margin": (0 <= self.margin < 1, "be at least 0 and below 1"),
         }
         SettingsError.require(self, rules)
@@ -226,7 +226,7 @@ class ExactSolver(Solver):
             model = LocalModel.around(self._follow, self._target, people, reached)
             model = model.meeting(found.mask, found.values - people.x)
             masks, _ = self._best_first.subsets(people, model)
-            is_old = (masks[:, :, None] == tried[:, None]).all(dim=3).any(dim=2)
+            is_old = (set_codes(masks)[:, :, None] == set_codes(tried)[:, None]).any(dim=2)
             masks = masks & ~is_old[..., None]
             found = found.or_better(self._best_of(people, masks))
             tried = torch.cat([tried, masks], dim=1)

@@ -7,7 +7,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-__all__ = ["all_subsets", "n_subsets"]
+from carma.state import seeded
+
+__all__ = ["all_subsets", "n_subsets", "set_codes"]
 
 
 def n_subsets(n_features: int, max_actions: int | None = None) -> int:
@@ -42,3 +44,22 @@ def all_subsets(columns: Tensor, n_columns: int, max_actions: int | None = None)
     for row, columns_set in enumerate(sets):
         masks[row, list(columns_set)] = True
     return masks
+
+
+def set_codes(masks: Tensor) -> Tensor:
+    """A number for each set: equal sets have equal numbers, and different ones different ones.
+
+    Args:
+        masks: Shape ``(..., d)``, bool.
+
+    Returns:
+        Shape ``(...)``, int64; random sums, which meet by chance once in 2^60 pairs.
+
+    Example:
+        >>> one, other = set_codes(torch.tensor([[True, False], [True, True]])).tolist()
+        >>> one == other
+        False
+    """
+    most = 1 << 62
+    weights = torch.randint(-most, most, masks.shape[-1:], generator=seeded(0))
+    return (masks * weights).sum(dim=-1)

@@ -81,6 +81,7 @@ def test_no_set_below_a_node_is_cheaper_than_its_bound(
     wrong |= (choice[:, :, None] == OUT) & masks[:, None]
     below = torch.where(wrong.any(dim=3), torch.inf, price[:, None]).amin(dim=2)
     assert (bound <= below * (1 + 1e-9)).all()
+    assert bound[(choice == IN).sum(dim=2) > (most or K)].isinf().all()
     # Not so low that it says nothing.
     tight = (bound >= 0.5 * below) & torch.isfinite(below)
     assert tight.sum() > 0.3 * torch.isfinite(below).sum() > 10
@@ -204,6 +205,25 @@ def test_forbidden_features_are_in_no_set(linear_problem: MakeProblem) -> None:
     first = prices(people, cost, model, sets)[:, 0]
     assert is_sure[torch.isfinite(least)].all()
     torch.testing.assert_close(first, least, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_features_that_do_not_act_on_each_other_are_no_shortcut(
+    linear_problem: MakeProblem, most: int
+) -> None:
+    """Every slope is known, yet what brings most without a limit need not be what to keep."""
+    n_greedy = 0
+    for seed in range(6):
+        people, cost, model = dense(linear_problem, seed)
+        alone = replace(model, effects=0 * model.effects)
+        sets, is_sure = search(cost, most=most).subsets(people, alone)
+        least = prices(people, cost, alone, every(people, most)).amin(dim=1)
+        first = prices(people, cost, alone, sets)[:, 0]
+        assert is_sure[torch.isfinite(least)].all()
+        torch.testing.assert_close(first, least, rtol=1e-9, atol=0)
+        greedy, _ = search(cost, most=most, rounds=1).subsets(people, alone)
+        n_greedy += int((prices(people, cost, alone, greedy)[:, 0] > least * (1 + 1e-9)).sum())
+    assert n_greedy > 0
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from carma import Intervention
+from carma.benchmarks import random_scm
 from carma.classifiers.network import NetworkClassifier
 from carma.constraints import Limits, PlanLimits
 from carma.costs import SquaredCost
@@ -92,6 +93,20 @@ def test_the_aim_itself_is_enough_for_the_threshold(curved_problem: MakeProblem)
         aim = Target(target._follow, target._classifier, target._limits, margin).logit
         reached = torch.sigmoid(torch.tensor(aim, dtype=torch.float64)).item()
         assert reached >= target._classifier.threshold + margin
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_thresholds_near_nought_and_one_are_reached(linear: LinearClassifier, side: int) -> None:
+    scm = random_scm(2, 1)
+    limits = PlanLimits(scm.encoding, None)
+    for share in torch.logspace(-12, -1, 400, dtype=torch.float64).tolist():
+        threshold = 1 - share if side else share
+        classifier = linear(replace(scm.schema, threshold=threshold), [0.0, 1.0], 0.0)
+        aim = Target(scm.counterfactual, classifier, limits, 0.0).logit
+        at_aim = torch.tensor([[0.0, aim]], dtype=torch.float64)
+        assert classifier.probability(at_aim).item() >= threshold
+        # And not by much more than needed.
+        assert aim - math.log(threshold / (1 - threshold)) < 2e-12 + 2e-15 / (1 - threshold)
 
 
 def test_broken_classifiers_and_models_give_no_nan(curved_problem: MakeProblem) -> None:

@@ -61,8 +61,9 @@ class Target:
     ) -> None:
         self._follow, self._classifier, self._limits = follow, classifier, limits
         aim = classifier.threshold + margin
-        # The sigmoid of the logit of a number may fall a rounding error short of it.
-        self.logit = math.log(aim / (1 - aim)) + 1e-12
+        # The sigmoid of the logit of a number may fall a rounding error short of it, which takes
+        # the more to mend the flatter the sigmoid is there.
+        self.logit = math.log(aim / (1 - aim)) + 1e-12 + 1e-15 / (1 - aim)
 
     def surplus(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
         """Log-odds past the aim, shape ``(n,)``: a plan works where it is at least 0.

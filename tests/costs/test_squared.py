@@ -204,11 +204,30 @@ def test_a_constant_actionable_column_has_no_scale() -> None:
 
 
 def test_saved_and_reloaded() -> None:
-    cost = SquaredCost(ENCODING, statistics(), {"income": 5.0})
+    cost = SquaredCost(ENCODING, statistics(), {"income": 5.0}, per_action=0.25)
     again = SquaredCost.from_state(ENCODING, cost.state())
     generator = torch.Generator().manual_seed(1)
     x, values = torch.rand(2, 6, D, dtype=torch.float64, generator=generator)
     mask = torch.ones(6, D, dtype=torch.bool)
     assert torch.equal(again(x, mask, values), cost(x, mask, values))
     assert again.weights == cost.weights
+    assert again.per_action == cost.per_action == 0.25
     assert again.state().fingerprint() == cost.state().fingerprint()
+
+
+def test_what_was_stored_before_actions_had_a_price_has_none() -> None:
+    cost = SquaredCost(ENCODING, statistics())
+    state = cost.state()
+    del state.config["per_action"]
+    assert SquaredCost.from_state(ENCODING, state).state() == cost.state()
+
+
+@given(plans())
+def test_its_prices_are_its_scale_anywhere(plan: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    table, x, mask, values = plan
+    cost = SquaredCost(ENCODING, Statistics.of(table))
+    expected = torch.where(cost.scale > 0, cost.scale, 1.0)
+    assert torch.equal(cost.prices(x, mask, values), expected.expand(x.shape))
+    twice = torch.full_like(x[:1], 2.0)
+    doubled = torch.where(cost.scale > 0, 2 * cost.scale, 1.0)
+    assert torch.equal(cost.prices(x, mask, values, twice), doubled.expand(x.shape))

@@ -24,6 +24,7 @@ LAYERS = [
     {"table", "training"},
     {"interventions", "draft"},
     {"models", "classifiers", "costs", "constraints"},
+    {"personal"},
     {"benchmarks", "recourse"},
     {"evaluation", "bundle", "problem"},
     {"report"},

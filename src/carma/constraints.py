@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from carma.interventions import Intervention
 from carma.table import Encoding, Statistics
 
-__all__ = ["Limits", "PlanLimits"]
+__all__ = ["Limits", "PlanLimits", "joined_or_none"]
 
 TOLERANCE = 1e-9
 
@@ -25,23 +26,66 @@ class Limits:
         upper: Shape ``(n, d)``, model space; equals the person's own value where it may not
             rise.
         may_act: Columns that the person may act on, shape ``(n, d)``, bool.
+        max_actions: Act on at most so many columns, shape ``(n,)``, int64; ``None`` is no limit.
     """
 
     lower: Tensor
     upper: Tensor
     may_act: Tensor
+    max_actions: Tensor | None = None
 
     def narrowed(self, other: Limits) -> Limits:
         """What both allow."""
+        fewest = [m for m in (self.max_actions, other.max_actions) if m is not None]
         return Limits(
             torch.maximum(self.lower, other.lower),
             torch.minimum(self.upper, other.upper),
             self.may_act & other.may_act,
+            torch.stack(fewest).amin(dim=0) if fewest else None,
         )
 
     def __getitem__(self, rows: Tensor | slice) -> Limits:
         """The boxes of some of the people."""
-        return Limits(self.lower[rows], self.upper[rows], self.may_act[rows])
+        return self.each(lambda t: t[rows])
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Limits:
+        """The same function of every tensor."""
+        most = None if self.max_actions is None else function(self.max_actions)
+        return Limits(function(self.lower), function(self.upper), function(self.may_act), most)
+
+    @classmethod
+    def joined(cls, parts: list[Limits]) -> Limits:
+        """Put batches one after the other; what one of them leaves open, all must."""
+        return cls(
+            torch.cat([part.lower for part in parts]),
+            torch.cat([part.upper for part in parts]),
+            torch.cat([part.may_act for part in parts]),
+            joined_or_none([part.max_actions for part in parts]),
+        )
+
+    def allows(self, masks: Tensor) -> Tensor:
+        """Which sets of columns may be acted on: bool, the shape of ``masks`` without its last.
+
+        Args:
+            masks: Shape ``(n, d)`` or ``(n, m, d)``, bool.
+        """
+        may_act, most = self.may_act, self.max_actions
+        if masks.ndim == 3:
+            may_act = may_act[:, None]
+            most = None if most is None else most[:, None]
+        allowed = ~(masks & ~may_act).any(dim=-1)
+        return allowed if most is None else allowed & (masks.sum(dim=-1) <= most)
+
+    @property
+    def can_move(self) -> Tensor:
+        """Columns that the person can act on and that have room, shape ``(n, d)``, bool."""
+        return self.may_act & (self.lower < self.upper)
+
+
+def joined_or_none(parts: list[Tensor | None]) -> Tensor | None:
+    """All parts as one tensor; ``None`` where none is given."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 class PlanLimits:
@@ -186,7 +230,7 @@ class PlanLimits:
         allowed = limits.may_act & inside & torch.isfinite(values)
         if self._has_grid:
             allowed &= self._exists(x, values)
-        return (allowed | ~mask).all(dim=1)
+        return (allowed | ~mask).all(dim=1) & limits.allows(mask)
 
     def can_exist(self, x: Tensor) -> Tensor:
         """Check whole rows against the declared bounds: what follows must be possible too.

@@ -139,20 +139,30 @@ def edgeless_schema() -> Schema:
 def flow_case(transform: Any) -> Case:
     scm = own_scm()
     table = scm.encoding.decode(scm.sample(400, seed=1))
-    flow = CausalFlow(scm.schema, FlowSettings(transform, (16, 16), QUICK)).fit(table)
+    flow = CausalFlow(scm.schema, FlowSettings(transform, (16, 16), QUICK, alternatives=5))
+    flow.fit(table)
     return Case(flow, scm.sample(N_ROWS, seed=2), 1e-5)
 
 
 def discrete_case() -> Case:
-    flow = CausalFlow(discrete_schema(), FlowSettings(hidden=(16, 16), training=QUICK))
+    settings = FlowSettings(hidden=(16, 16), training=QUICK, alternatives=5)
+    flow = CausalFlow(discrete_schema(), settings)
     flow.fit(discrete_table(400, 1))
     return Case(flow, flow.encoding.encode(discrete_table(N_ROWS, 2)), 2e-5)
 
 
 def edgeless_case() -> Case:
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=list("abc"))
-    flow = CausalFlow(edgeless_schema(), FlowSettings(training=QUICK)).fit(table)
+    flow = CausalFlow(edgeless_schema(), FlowSettings(training=QUICK, alternatives=5)).fit(table)
     return Case(flow, flow.encoding.encode(table)[:N_ROWS], 1e-5)
+
+
+def network_case(hidden: tuple[int, ...]) -> Case:
+    """No mechanism made linear, and depths other than the usual two layers."""
+    settings = FlowSettings("affine", hidden, QUICK, select_linear=False, alternatives=5)
+    scm = own_scm()
+    flow = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(scm.sample(400, seed=1)))
+    return Case(flow, scm.sample(N_ROWS, seed=2), 1e-5)
 
 
 def scm_case(scm: StructuralCausalModel) -> Case:
@@ -163,6 +173,8 @@ def scm_case(scm: StructuralCausalModel) -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     "affine-flow": lambda: flow_case("affine"),
     "spline-flow": lambda: flow_case("spline"),
+    "network-flow": lambda: network_case((6, 5, 4)),
+    "shallow-flow": lambda: network_case(()),
     "discrete-flow": discrete_case,
     "edgeless-flow": edgeless_case,
     "own-scm": lambda: scm_case(own_scm()),
@@ -248,6 +260,60 @@ def test_discrete_features_take_values_that_exist(case: Case) -> None:
     ):
         assert torch.equal(model.encoding.snap(x), x)
         assert torch.equal(model.encoding.encode(model.encoding.decode(x)), x)
+
+
+def test_alternatives_keep_the_laws(case: Case) -> None:
+    model, do = case.model, case.intervention(seed=7)
+    found = model.alternatives(case.x, do)
+    assert found.shape == (model.n_alternatives, *case.x.shape)
+    assert found.dtype == torch.float64
+    assert model.n_alternatives == (5 if isinstance(model, CausalFlow) else 0)
+    effects = (do.mask.double() @ model.encoding.reach_weights) > 0
+    kept = torch.where(do.mask, do.values, case.x)
+    is_fixed = (do.mask | ~effects).expand_as(found)
+    assert torch.equal(found[is_fixed], kept.expand_as(found)[is_fixed])
+    for other in found:
+        # The mask is of single columns, so that no nominal block is half set.
+        assert torch.equal(model.encoding.snap(other), other)
+    nothing = model.alternatives(case.x, Intervention.none(case.x))
+    assert torch.equal(nothing, case.x.expand_as(nothing))
+
+
+def test_an_alternative_gives_the_facts_back_for_ones_own_values(case: Case) -> None:
+    do = Intervention(case.intervention(seed=2).mask, case.x)
+    found = case.model.alternatives(case.x, do)
+    torch.testing.assert_close(found, case.x.expand_as(found), atol=case.atol, rtol=case.atol)
+
+
+def test_alternatives_do_not_depend_on_the_batch(case: Case) -> None:
+    model, do = case.model, case.intervention()
+    whole = model.alternatives(case.x, do)
+    for rows in (torch.arange(3), torch.tensor([7])):
+        part = model.alternatives(case.x[rows], Intervention(do.mask[rows], do.values[rows]))
+        torch.testing.assert_close(part, whole[:, rows], atol=case.atol, rtol=case.atol)
+
+
+def test_answers_are_the_same_in_inference_mode(case: Case) -> None:
+    model, do = case.model, case.intervention()
+    with torch.inference_mode():
+        reached, others = model.counterfactual(case.x, do), model.alternatives(case.x, do)
+    assert torch.equal(reached, model.counterfactual(case.x, do))
+    assert torch.equal(others, model.alternatives(case.x, do))
+
+
+def test_alternatives_have_slopes_in_the_values_of_effects_only(flow_name: str) -> None:
+    case = fitted(flow_name)
+    model = in_float64(case)
+    reach = model.encoding.reachability
+    for j in case.settable:
+        mask = torch.zeros_like(case.x, dtype=torch.bool)
+        mask[:, j] = True
+        values = case.x.roll(1, dims=0).requires_grad_()
+        found = model.alternatives(case.x, Intervention(mask, values))
+        for i in range(case.x.shape[1]):
+            (slopes,) = torch.autograd.grad(found[..., i].sum(), values, retain_graph=True)
+            assert bool((slopes[:, j] != 0).any()) == (i == j or bool(reach[i, j]))
+            assert not slopes[~mask].any()
 
 
 def test_jacobian_of_abduction_has_the_zeros_of_the_graph(case: Case) -> None:
@@ -345,6 +411,7 @@ def assert_same_answers(model: CausalModel, again: CausalModel, case: Case) -> N
     assert torch.equal(model.counterfactual(case.x, do), again.counterfactual(case.x, do))
     assert torch.equal(model.log_prob(case.x), again.log_prob(case.x))
     assert torch.equal(model.sample(20, seed=4), again.sample(20, seed=4))
+    assert torch.equal(model.alternatives(case.x, do), again.alternatives(case.x, do))
 
 
 def test_an_answer_does_not_depend_on_the_batch(case: Case) -> None:
@@ -395,8 +462,12 @@ def test_shapes_are_checked(case: Case) -> None:
                 method(bad)
         with pytest.raises(TableError, match="have shape"):
             model.counterfactual(bad, Intervention.none(bad))
+        with pytest.raises(TableError, match="have shape"):
+            model.alternatives(bad, Intervention.none(bad))
     with pytest.raises(TableError, match="have shape"):
         model.counterfactual(x, Intervention.none(x[1:]))
+    with pytest.raises(TableError, match="have shape"):
+        model.alternatives(x, Intervention.none(x[1:]))
     for n in (1, len(x) + 1):
         with pytest.raises(TableError, match="intervention"):
             model.sample(n, Intervention.none(x))
@@ -411,6 +482,8 @@ def test_fit_comes_first(flow_name: str) -> None:
         "abduct": lambda: model.abduct(case.x),
         "predict": lambda: model.predict(case.x),
         "counterfactual": lambda: model.counterfactual(case.x, none),
+        "alternatives": lambda: model.alternatives(case.x, none),
+        "linear_": lambda: model.linear_,
         "log_prob": lambda: model.log_prob(case.x),
         "sample": lambda: model.sample(3),
         "state": model.state,

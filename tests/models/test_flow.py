@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,8 @@ def test_history_shows_that_the_loss_fell(learned: CausalFlow) -> None:
         ({"transform": "cubic"}, "'transform' must be affine or spline; got 'cubic'"),
         ({"hidden": (0,)}, "'hidden' must be at least 1; got 0"),
         ({"hidden": (8, 2.5)}, "'hidden' must be at least 1; got 2.5"),
+        ({"select_linear": 1}, "'select_linear' must be true or false; got 1"),
+        ({"alternatives": -1}, "'alternatives' must be at least 0; got -1"),
     ],
 )
 def test_settings_check_themselves(settings: dict[str, Any], words: str) -> None:
@@ -194,7 +196,7 @@ def test_settings_check_themselves(settings: dict[str, Any], words: str) -> None
 
 
 def test_settings_survive_json() -> None:
-    settings = FlowSettings("spline", (4, 4), TrainingSettings(epochs=7, seed=3))
+    settings = FlowSettings("spline", (4, 4), TrainingSettings(epochs=7, seed=3), False, 3)
     assert FlowSettings.from_dict(asdict(settings)) == settings
 
 
@@ -211,3 +213,186 @@ def test_a_fit_depends_on_its_seed_and_not_on_the_number_of_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert learned[0] == learned[1]
+
+
+def linear_table(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    a, b = 3 + 2 * rng.normal(size=n), rng.normal(size=n)
+    c = 1.5 * a - 0.5 * b + 0.7 * rng.normal(size=n)
+    return pd.DataFrame({"c": c, "a": a, "b": b, "d": 2 - 0.8 * c + 0.3 * rng.normal(size=n)})
+
+
+def curved_table(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    table = linear_table(n, seed)
+    return table.assign(d=np.sin(table["c"]) + 0.3 * rng.normal(size=n))
+
+
+SCHEMA = Schema(
+    tuple(Feature(name, role="actionable") for name in ("c", "a", "b", "d")),
+    CausalGraph.from_edges([("a", "c"), ("b", "c"), ("c", "d")], ("c", "a", "b", "d")),
+)
+TRAINING = TrainingSettings(epochs=15, batch_size=200, learning_rate=1e-2)
+
+
+def test_linear_mechanisms_are_found_and_are_nearly_exact() -> None:
+    flow = CausalFlow(SCHEMA, FlowSettings(training=TRAINING)).fit(linear_table(8000, 0))
+    assert flow.linear_ == ("c", "d")
+    x = flow.encoding.encode(linear_table(50, 1))
+    shifted = x[:, 1] + 10.0
+    moved = flow.counterfactual(x, Intervention.of(flow.encoding, 50, a=shifted)) - x
+    slopes = moved / 10.0
+    torch.testing.assert_close(slopes[:, 0], torch.full((50,), 1.5).double(), atol=0.02, rtol=0)
+    torch.testing.assert_close(slopes[:, 3], torch.full((50,), -1.2).double(), atol=0.02, rtol=0)
+    # The noise of c has a width of 0.7, that of d of 0.3: abduction divides by it.
+    u, more = flow.abduct(x), flow.abduct(x + torch.tensor([0.0, 0, 0, 0.3]).double())
+    torch.testing.assert_close((more - u)[:, 3], torch.ones(50), atol=0.03, rtol=0)
+
+
+def test_a_network_stays_where_the_data_are_curved_or_selection_is_off() -> None:
+    table, training = curved_table(4000, 0), replace(TRAINING, epochs=30)
+    flow = CausalFlow(SCHEMA, FlowSettings(training=training)).fit(table)
+    assert flow.linear_ == ("c",)
+    off = CausalFlow(SCHEMA, FlowSettings(training=training, select_linear=False)).fit(table)
+    assert off.linear_ == ()
+    x = flow.encoding.encode(curved_table(200, 1))
+    for model in (flow, off):
+        moved = model.counterfactual(x, Intervention.of(model.encoding, 200, c=x[:, 0] + 1.0)) - x
+        exact = torch.sin(x[:, 0] + 1.0) - torch.sin(x[:, 0])
+        assert (moved[:, 3] - exact).abs().median() < 0.15
+
+
+def test_linear_mechanisms_with_a_nominal_cause_and_without_noise() -> None:
+    region = Feature("region", "nominal", levels=("n", "e", "s"))
+    edges = [("region", "income"), ("income", "tax")]
+    features = (region, Feature("income", role="actionable"), Feature("tax"))
+    schema = Schema(features, CausalGraph.from_edges(edges, ("region", "income", "tax")))
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, 2000)
+    income = 10 + 4 * codes + rng.normal(size=2000)
+    people = {"region": np.array(["n", "e", "s"])[codes], "income": income, "tax": 0.25 * income}
+    flow = CausalFlow(schema, FlowSettings(training=TRAINING)).fit(pd.DataFrame(people))
+    assert "income" in flow.linear_
+    x = flow.encoding.encode(pd.DataFrame(people).head(20))
+    do = Intervention.of(flow.encoding, 20, income=x[:, 3] + 1.0)
+    moved = flow.counterfactual(x, do) - x
+    torch.testing.assert_close(moved[:, 4], torch.full((20,), 0.25).double(), atol=0.02, rtol=0)
+    assert torch.isfinite(flow.alternatives(x, do)).all()
+
+
+def spread(flow: CausalFlow, x: torch.Tensor, do: Intervention) -> torch.Tensor:
+    """Root mean square of the alternatives' distance from the counterfactual, (n, d)."""
+    away = flow.alternatives(x, do) - flow.counterfactual(x, do)
+    return away.square().mean(0).sqrt()
+
+
+def test_alternatives_follow_from_the_seed(chain: Benchmark) -> None:
+    table, x = chain.frame("causal").head(300), chain.encoded("recourse")[:10]
+    do = Intervention.of(chain.encoding, 10, x1=1.0)
+
+    def answers(seed: int, n: int) -> torch.Tensor:
+        training = TrainingSettings(epochs=2, batch_size=100, seed=seed)
+        settings = FlowSettings(hidden=(8,), training=training, alternatives=n)
+        return CausalFlow(chain.schema, settings).fit(table).alternatives(x, do)
+
+    assert torch.equal(answers(0, 3), answers(0, 3))
+    assert not torch.equal(answers(0, 3), answers(1, 3))
+    assert answers(0, 0).shape == (0, 10, 4)
+    one, other, _ = answers(0, 3)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("transform", ["affine", "spline"])
+def test_the_number_of_alternatives_does_not_change_the_networks(
+    chain: Benchmark, transform: Any
+) -> None:
+    table, x = chain.frame("causal").head(300), chain.encoded("recourse")[:10]
+    found = []
+    for n in (0, 1, 4):
+        settings = FlowSettings(transform, training=TRAINING, select_linear=False, alternatives=n)
+        flow = CausalFlow(chain.schema, settings).fit(table)
+        found.append(flow.abduct(x))
+        assert flow.alternatives(x, Intervention.none(x)).shape == (n, 10, 4)
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[2], found[0], atol=1e-4, rtol=1e-4)
+
+
+def test_more_alternatives_leave_the_first_ones_as_they_are(chain: Benchmark) -> None:
+    table, x = chain.frame("causal").head(300), chain.encoded("recourse")[:10]
+    do = Intervention.of(chain.encoding, 10, x1=1.0)
+    few, many = (
+        CausalFlow(chain.schema, FlowSettings(training=QUICK.training, alternatives=n))
+        .fit(table)
+        .alternatives(x, do)
+        for n in (2, 5)
+    )
+    torch.testing.assert_close(many[:2], few, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_without_alternatives_still_finds_what_is_linear() -> None:
+    settings = FlowSettings(training=TRAINING, alternatives=0)
+    assert CausalFlow(SCHEMA, settings).fit(curved_table(4000, 0)).linear_ == ("c",)
+
+
+def test_answers_of_the_model_run_no_alternative(chain: Benchmark) -> None:
+    table, x = chain.frame("causal").head(300), chain.encoded("recourse")[:10]
+    flow = CausalFlow(chain.schema, QUICK).fit(table)
+    do = Intervention.of(chain.encoding, 10, x1=1.0)
+    expected = flow.counterfactual(x, do), flow.abduct(x), flow.log_prob(x)
+    state = flow.state()
+    for name in ("constant", "skip", "last"):
+        state.tensors[f"conditioner.{name}"][1:] = torch.nan
+    broken = CausalFlow.from_state(flow.schema, state)
+    found = broken.counterfactual(x, do), broken.abduct(x), broken.log_prob(x)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert broken.alternatives(x, do).isnan().any()
+
+
+def test_many_rows_are_taken_in_parts(chain: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = CausalFlow(chain.schema, QUICK).fit(chain.frame("causal").head(300))
+    x = chain.encoded("recourse")[:50]
+    do = Intervention.of(chain.encoding, 50, x1=1.0)
+    whole = flow.alternatives(x, do)
+    monkeypatch.setattr("carma.models.flow.CHUNK", 7 * flow.n_alternatives)
+    torch.testing.assert_close(flow.alternatives(x, do), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("transform", ["affine", "spline"])
+def test_the_spread_of_alternatives_shrinks_with_more_rows(transform: Any) -> None:
+    training = TrainingSettings(epochs=4, batch_size=200, learning_rate=1e-2)
+    settings = FlowSettings(transform, training=training, select_linear=False)
+    x = torch.from_numpy(curved_table(100, 2).to_numpy(dtype=np.float64))
+    found = []
+    for n in (1000, 16_000):
+        flow = CausalFlow(SCHEMA, settings).fit(curved_table(n, 0))
+        do = Intervention.of(flow.encoding, len(x), a=3.0, b=0.0)
+        found.append(spread(flow, x, do)[:, [0, 3]].median(dim=0).values)
+    assert (found[1] < 0.6 * found[0]).all()
+    assert (found[1] > 0.02 * found[0]).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "transform"), [("chain-lin", "affine"), ("loan", "affine"), ("loan", "spline")]
+)
+def test_the_spread_of_alternatives_is_the_size_of_the_error(
+    name: str, transform: Any, seed: int
+) -> None:
+    data = load(name, rows=5000, seed=seed)
+    training = TrainingSettings(epochs=30, batch_size=500, learning_rate=1e-2, seed=seed)
+    flow = CausalFlow(data.schema, FlowSettings(transform, training=training))
+    flow.fit(data.frame("causal"))
+    x = data.encoded("recourse")[:500]
+    generator = torch.Generator().manual_seed(seed)
+    columns = data.encoding.actionable
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[:, columns] = torch.rand(len(x), len(columns), generator=generator) < 0.5
+    do = Intervention(mask, x[torch.randperm(len(x), generator=generator)])
+    error = data.scm.counterfactual(x, do) - flow.counterfactual(x, do)
+    expected = spread(flow, x, do)
+    # A value set to what it was moves its effects by a rounding error only.
+    moves = expected > 1e-5
+    ratio = float((error[moves] / expected[moves]).square().mean().sqrt())
+    # Few slopes are behind all rows of one fit: their errors are that many draws.
+    assert 0.2 < ratio < 3.0

@@ -26,7 +26,8 @@ class CausalModel(ABC):
     effect of a set column does not move; a row's answer does not depend on its batch.
 
     A subclass implements ``_fit``, ``_abduct``, ``_predict``, ``_sample_latent``,
-    ``_log_prob``, ``state`` and ``from_state``.
+    ``_log_prob``, ``state`` and ``from_state``; one that is learned may also implement
+    ``n_alternatives`` and ``_alternatives``.
 
     Args:
         schema: The problem.
@@ -128,8 +129,37 @@ class CausalModel(ABC):
             u = self._abduct(x)
         mask, values = intervention.mask, intervention.values
         moved = self._predict(u, intervention, x)
-        is_effect = (mask.to(x.dtype) @ self.encoding.reach_weights) > 0
-        return torch.where(mask, values, torch.where(is_effect, moved, x))
+        return torch.where(mask, values, torch.where(self._effects(intervention), moved, x))
+
+    @property
+    def n_alternatives(self) -> int:
+        """Number of other models that fit the data about as well; a known model has none."""
+        return 0
+
+    def alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
+        """Counterfactuals under other models that fit the data about as well.
+
+        Each alternative abducts and predicts with its own mechanisms. Their spread around
+        ``counterfactual`` estimates the error of what was learned.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``, model space.
+            intervention: Another one for each row.
+
+        Returns:
+            Shape ``(n_alternatives, n, d)``, model space, under the laws of the class; a known
+            model gives ``(0, n, d)``.
+
+        Raises:
+            TableError: A shape is another one.
+        """
+        self._check("alternatives", x)
+        self._check_intervention(intervention, len(x))
+        if self.n_alternatives == 0:
+            return x.new_zeros(0, *x.shape)
+        moved = self._alternatives(x, intervention)
+        kept = torch.where(self._effects(intervention), moved, x)
+        return torch.where(intervention.mask, intervention.values, kept)
 
     def sample(self, n: int, intervention: Intervention | None = None, *, seed: int = 0) -> Tensor:
         """Draw people, from the intervened population where an intervention is given.
@@ -187,11 +217,22 @@ class CausalModel(ABC):
         that are no effect of a set column may be returned as they are there.
         """
 
+    def _alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
+        """Shape ``(n_alternatives, n, d)``; what is set or no effect may hold anything.
+
+        Needed only where ``n_alternatives`` is above 0.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def _sample_latent(self, n: int) -> Tensor: ...
 
     @abstractmethod
     def _log_prob(self, x: Tensor) -> Tensor: ...
+
+    def _effects(self, intervention: Intervention) -> Tensor:
+        """True where a column is an effect of one that is set in its row, ``(n, d)`` bool."""
+        return (intervention.mask.double() @ self.encoding.reach_weights) > 0
 
     def _check_intervention(self, intervention: Intervention, n: int) -> None:
         given, expected = tuple(intervention.mask.shape), (n, self.encoding.n_columns)

@@ -1,29 +1,45 @@
-"""Causal normalizing flow: one masked autoregressive layer that follows the graph."""
+"""Causal normalizing flow: a monotone transform for each column, given its causes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from zuko.flows.autoregressive import MaskedAutoregressiveTransform
-from zuko.flows.gaussianization import ElementWiseTransform
-from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
+from zuko.transforms import MonotonicRQSTransform
 
 from carma.errors import NotFittedError, SchemaError, SettingsError
 from carma.interventions import Intervention
+from carma.models.affine import Affine
 from carma.models.base import CausalModel
+from carma.models.bootstrap import bootstrap_counts
+from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
+from carma.models.linear import LinearMechanism, select_linear
 from carma.schema import Feature, Schema
 from carma.state import State, prefixed, seeded, unprefixed
 from carma.table import Statistics
-from carma.training import History, TrainingSettings, check_widths, split_rows, train
+from carma.training import (
+    History,
+    TrainingSettings,
+    check_at_least,
+    check_widths,
+    split_rows,
+    train,
+)
 
 __all__ = ["CausalFlow", "FlowSettings"]
 
 SPLINE_BINS = 8
+# Share of the members' gradient that is followed. Adam does not notice it, and it keeps the
+# norm of many members below the limit of ``train``, which would couple them to each other. A
+# power of two rounds nothing, so that a model does not depend on the number of alternatives.
+GRADIENT_SHARE = 2.0**-6
+# Rows times alternatives that are computed at a time.
+CHUNK = 200_000
 
 
 @dataclass(frozen=True)
@@ -33,18 +49,25 @@ class FlowSettings:
     Args:
         transform: ``affine`` (as in the paper: each mechanism is location and scale) or
             ``spline`` (monotone rational-quadratic, Durkan et al. 2019).
-        hidden: Widths of the conditioner's hidden layers.
+        hidden: Widths of the hidden layers of each column's network.
         training: How it is fitted.
+        select_linear: Whether an ``affine`` mechanism becomes plain linear, with noise of one
+            width, where its network is not clearly better on held-out rows.
+        alternatives: Number of models fitted to bootstrap samples besides the model; may be 0.
 
     Raises:
         SettingsError: A value is unknown or out of range.
     """
 
     transform: Literal["affine", "spline"] = "affine"
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (16, 16)
     training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(epochs=200, batch_size=1000, patience=200)
+        default_factory=lambda: TrainingSettings(
+            epochs=60, batch_size=500, learning_rate=1e-2, weight_decay=0.05, patience=60
+        )
     )
+    select_linear: bool = True
+    alternatives: int = 12
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -53,6 +76,11 @@ class FlowSettings:
                 "FlowSettings", "transform", "be affine or spline", self.transform
             )
         check_widths("FlowSettings", "hidden", self.hidden)
+        if not isinstance(self.select_linear, bool):
+            raise SettingsError.of(
+                "FlowSettings", "select_linear", "be true or false", self.select_linear
+            )
+        check_at_least("FlowSettings", "alternatives", self.alternatives, 0)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FlowSettings:
@@ -66,9 +94,18 @@ class CausalFlow(CausalModel):
     r"""Causal normalizing flow fitted by maximum likelihood.
 
     One transform :math:`z_i = t(x_i; \theta_i(x_{pa(i)}))` in the abductive direction, whose
-    Jacobian has the graph's zeros, with a standard normal base. Values are set in feature
-    space: prediction repeats ``x <- where(mask, value, t^-1(z; theta(x)))`` once a generation,
-    so ``z`` is never touched and every row may have another mask.
+    Jacobian has the graph's zeros, with a standard normal base. A small network for each
+    column with causes gives :math:`\theta_i`. Values are set in feature space: prediction goes
+    through the generations once, ``x_i <- where(mask, value, t^-1(z_i; theta_i(x)))``, so
+    ``z`` is never touched and every row may have another mask.
+
+    Where a plain linear mechanism predicts rows that were not seen as well, up to one standard
+    error of the difference, it replaces the network (see ``select_linear``).
+
+    The alternatives are an ensemble in which each member repeats the whole procedure, first
+    weights, fit and choice of linear mechanisms, on its own bootstrap sample of the training
+    rows (Efron & Tibshirani 1993; Lakshminarayanan et al. 2017 for the random first weights).
+    All are fitted at once, each as if alone.
 
     Discrete columns: a binary, ordinal or nominal root keeps its observed frequencies exactly
     and is its own latent. Integers, and binary or ordinal features with causes, are spread
@@ -82,12 +119,16 @@ class CausalFlow(CausalModel):
 
     Attributes:
         history_: Losses of the fit.
+        linear_: Names of the features with causes whose mechanism is linear.
 
     Raises:
         SchemaError: A nominal feature has a cause.
 
     References:
         Javaloy, Sanchez-Martin & Valera 2023, Causal normalizing flows, arXiv 2306.05415.
+        Efron & Tibshirani 1993, An introduction to the bootstrap.
+        Lakshminarayanan, Pritzel & Blundell 2017, Simple and scalable predictive uncertainty
+        estimation using deep ensembles, arXiv 1612.01474.
 
     Example:
         >>> from carma.benchmarks import load
@@ -118,7 +159,24 @@ class CausalFlow(CausalModel):
                 for owner in self.encoding.owners
             ]
         )
-        self._passes = schema.graph.longest_path
+
+    @property
+    def linear_(self) -> tuple[str, ...]:
+        """Names of the features with causes whose mechanism is linear, in the table's order."""
+        if not self.is_fitted:
+            raise NotFittedError.of("CausalFlow", "linear_")
+        conditioner = self._conditioner
+        chosen = sorted(
+            column
+            for column, is_linear in zip(conditioner.nodes, conditioner.is_linear[0], strict=True)
+            if is_linear
+        )
+        return tuple(self.encoding.columns[column] for column in chosen)
+
+    @property
+    def n_alternatives(self) -> int:
+        """See ``CausalModel.n_alternatives``."""
+        return self.settings.alternatives
 
     def _fit(self, x: Tensor, statistics: Statistics, progress: bool | None) -> None:
         settings = self.settings.training
@@ -127,6 +185,8 @@ class CausalFlow(CausalModel):
             self._build(statistics)
             self._learn_frequencies(x)
             rows, held_out = split_rows(len(x), settings.validation_fraction, settings.seed)
+            n_members = 1 + self.settings.alternatives
+            counts = bootstrap_counts(rows, len(x), n_members, seeded(settings.seed + 2))
             low, high = self._cells(x)
             noise = seeded(settings.seed)
 
@@ -136,15 +196,15 @@ class CausalFlow(CausalModel):
 
             def loss(batch: Tensor) -> Tensor:
                 chosen = rows[batch]
-                return -self._density(x[chosen], spread(chosen, noise)).mean()
+                return self._loss(x[chosen], spread(chosen, noise), counts[:, chosen])
 
-            fixed = spread(held_out, seeded(settings.seed + 1))
+            fixed = spread(torch.arange(len(x)), seeded(settings.seed + 1))
 
             def score() -> float:
-                return float(-self._density(x[held_out], fixed).mean())
+                return float(-self._density(x[held_out], fixed[held_out]).mean())
 
             self.history_ = train(
-                self._transform,
+                self._conditioner,
                 len(rows),
                 loss,
                 score,
@@ -152,35 +212,146 @@ class CausalFlow(CausalModel):
                 description="causal flow",
                 progress=progress,
             )
-            self._freeze()
+            self._conditioner.freeze()
+            is_affine = self.settings.transform == "affine"
+            if is_affine and self.settings.select_linear and self._conditioner.nodes:
+                self._select_linear(self._scale(x), self._scale(fixed), counts)
+
+    def _loss(self, clean: Tensor, spread: Tensor, counts: Tensor) -> Tensor:
+        """The model's negative log-likelihood; its slopes are a share of those of all members.
+
+        Args:
+            clean: Shape ``(b, d)``, model space.
+            spread: The same rows, spread over their cells.
+            counts: Weights of the rows in each member, shape ``(1 + alternatives, b)``.
+        """
+        conditioner, value = self._conditioner, self._scale(spread)
+        root = -self._root_density(value).mean()
+        losses = torch.zeros(len(counts), dtype=self._dtype)
+        if conditioner.nodes:
+            nodes = range(len(conditioner.nodes))
+            parameters = conditioner(self._scale(clean), nodes, EVERY)
+            # Rows last: that is how the parameters lie in memory.
+            across = value.T[list(conditioner.nodes)].T.expand(parameters.shape[:-1])
+            each = self._log_densities(parameters, across).sum(dim=-1)
+            losses = -(each * counts).mean(dim=1)
+        total = GRADIENT_SHARE * (losses.sum() + root)
+        return (losses[0] + root).detach() + (total - total.detach())
+
+    def _root_density(self, value: Tensor) -> Tensor:
+        """Log-density of the roots without levels for scaled rows, shape ``(n,)``."""
+        columns = [i for i in self._conditioner.roots if not self._is_level_root[i]]
+        kept = [k for k, i in enumerate(self._conditioner.roots) if not self._is_level_root[i]]
+        constant = self._conditioner.root_constant[kept]
+        found = self._log_densities(constant.expand(len(value), -1, -1), value[:, columns])
+        return found.sum(dim=1)
+
+    def _select_linear(self, clean: Tensor, value: Tensor, counts: Tensor) -> None:
+        """Replace each network that is not clearly better than a linear mechanism.
+
+        Args:
+            clean: Scaled rows, shape ``(n, d)``.
+            value: The same rows, spread over their cells.
+            counts: See ``_loss``, for all rows.
+        """
+        conditioner = self._conditioner
+        nodes = range(len(conditioner.nodes))
+        causes = [clean[:, conditioner.causes[node]] for node in nodes]
+        targets = [value[:, column] for column in conditioner.nodes]
+
+        def linear(weights: Tensor) -> list[LinearMechanism]:
+            return [LinearMechanism.fit(causes[k], targets[k], weights) for k in nodes]
+
+        fitted = [linear(weights) for weights in counts]
+
+        def gain(member: int, rows: Tensor) -> Tensor:
+            parameters = conditioner(clean[rows], nodes, slice(member, member + 1))[0]
+            reached = self._log_densities(parameters, value[rows][:, conditioner.nodes])
+            plain = [
+                self._log_densities(fitted[member][k].parameters(causes[k][rows]), targets[k][rows])
+                for k in nodes
+            ]
+            return reached - torch.stack(plain, dim=1)
+
+        chosen = select_linear(counts, len(nodes), gain)
+        # The model's own have all rows, also those that were held out.
+        fitted[0] = linear(torch.ones(len(clean)))
+        for member, node in chosen.nonzero().tolist():
+            mechanism = fitted[member][node]
+            conditioner.make_linear(member, node, mechanism.constant, mechanism.slopes)
 
     def _abduct(self, x: Tensor) -> Tensor:
         scaled = self._scale(x)
-        z = self._univariate(scaled)(scaled)
+        z = self._univariate(self._conditioner.everywhere(scaled))(scaled)
         return torch.where(self._is_level_root, scaled, z)
 
     def _predict(
         self, u: Tensor, intervention: Intervention | None, start: Tensor | None
     ) -> Tensor:
         u = u.to(self._dtype)
-        if intervention is None:
-            held = self._is_level_root
-            fixed = u
+        if start is not None and intervention is not None:
+            x, moves = self._scale(start), self._effects(intervention)
         else:
-            held = intervention.mask | self._is_level_root
-            fixed = torch.where(intervention.mask, self._scale(intervention.values), u)
-        if start is None:
-            x = torch.where(held, fixed, torch.zeros_like(u))
-            passes = self._passes + 1
-        else:
-            x = torch.where(held, fixed, self._scale(start))
-            passes = self._passes
-        for _ in range(passes):
-            x = torch.where(held, fixed, self._univariate(x).inv(u))
-            x = self._snap_scaled(x)
+            x, moves = self._roots(u), torch.ones_like(u, dtype=torch.bool)
+        if intervention is not None:
+            x = torch.where(intervention.mask, self._scale(intervention.values), x)
+            moves = moves & ~intervention.mask
+        x = self._snap_scaled(x)
+        conditioner = self._conditioner
+        for chosen, columns in self._moving(moves):
+            transform = self._univariate(conditioner(x, chosen, OWN)[0])
+            found = transform.inv(u[:, columns])
+            found = torch.where(moves[:, columns], found, x[:, columns])
+            x = self._snap_scaled(x.index_copy(1, columns, found))
         x = self._unscale(x)
         # Standardising and back in single precision misses the levels by a rounding error.
         return self.encoding.snap(x) if self._snaps else x
+
+    def _alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
+        rows = max(1, CHUNK // self.n_alternatives)
+        if len(x) <= rows:
+            return self._ensemble(x, intervention)
+        parts = zip(
+            *(torch.split(t, rows) for t in (x, intervention.mask, intervention.values)),
+            strict=True,
+        )
+        found = [self._ensemble(part, Intervention(mask, values)) for part, mask, values in parts]
+        return torch.cat(found, dim=1)
+
+    def _ensemble(self, x: Tensor, intervention: Intervention) -> Tensor:
+        """Counterfactuals of all alternatives, shape ``(n_alternatives, n, d)``."""
+        a, (n, d) = self.n_alternatives, x.shape
+        conditioner = self._conditioner
+        factual = self._scale(x)
+        moves = self._effects(intervention) & ~intervention.mask
+        now = torch.where(intervention.mask, self._scale(intervention.values), factual)
+        now = self._snap_scaled(now).expand(a, n, d)
+        for chosen, columns in self._moving(moves):
+            value = factual[:, columns].expand(a, n, -1)
+            u = self._univariate(conditioner(factual, chosen, OTHERS))(value)
+            found = self._univariate(conditioner(now, chosen, OTHERS)).inv(u)
+            found = torch.where(moves[:, columns], found, now[..., columns])
+            now = now.index_copy(2, columns, found)
+            now = self._snap_scaled(now.reshape(a * n, d)).view(a, n, d)
+        now = self._unscale(now)
+        return self.encoding.snap(now.reshape(a * n, d)).view(a, n, d) if self._snaps else now
+
+    def _roots(self, u: Tensor) -> Tensor:
+        """Scaled rows in which the columns without causes are right, and the others are zero."""
+        conditioner = self._conditioner
+        columns = torch.tensor(conditioner.roots)
+        found = self._univariate(conditioner.root_constant).inv(u[:, columns])
+        found = torch.where(self._is_level_root[columns], u[:, columns], found)
+        return torch.zeros_like(u).index_copy(1, columns, found)
+
+    def _moving(self, moves: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Nodes of each generation that move in any row, and their columns."""
+        any_row = moves.any(dim=0).tolist()
+        nodes = self._conditioner.nodes
+        for generation in self._conditioner.generations:
+            chosen = [node for node in generation if any_row[nodes[node]]]
+            if chosen:
+                yield chosen, torch.tensor([nodes[node] for node in chosen])
 
     def _sample_latent(self, n: int) -> Tensor:
         z = torch.randn(n, self.encoding.n_columns, dtype=self._dtype)
@@ -207,7 +378,7 @@ class CausalFlow(CausalModel):
         config = {"settings": asdict(self.settings), "best_epoch": self.history_.best_epoch}
         tensors = {
             **prefixed("statistics", self.statistics_.as_tensors()),
-            **prefixed("transform", self._transform.state_dict()),
+            **prefixed("conditioner", self._conditioner.state_dict()),
             **prefixed("frequency", self._frequencies),
         }
         return State(config, tensors)
@@ -217,13 +388,15 @@ class CausalFlow(CausalModel):
         """See ``CausalModel.from_state``."""
         model = cls(schema, FlowSettings.from_dict(state.config["settings"]))
         statistics = Statistics(**unprefixed("statistics", state.tensors))
+        weights = unprefixed("conditioner", state.tensors)
         # New layers draw their weights before these are replaced.
         with torch.random.fork_rng(devices=[]):
             model._build(statistics)
-            model._freeze()
-        if any(t.dtype == torch.float64 for t in unprefixed("transform", state.tensors).values()):
+            model._conditioner.freeze()
+        if weights["constant"].dtype == torch.float64:
             model._to_double()
-        model._transform.load_state_dict(unprefixed("transform", state.tensors))
+        model._conditioner.load_state_dict(weights)
+        model._conditioner.forget()
         model._frequencies = unprefixed("frequency", state.tensors)
         model.history_ = History(best_epoch=state.config["best_epoch"])
         model.statistics_ = statistics
@@ -237,64 +410,41 @@ class CausalFlow(CausalModel):
         return self
 
     def _to_double(self) -> None:
-        self._transform.double()
+        self._conditioner.double()
+        self._conditioner.forget()
         self._dtype = torch.float64
 
     def _build(self, statistics: Statistics) -> None:
-        d = self.encoding.n_columns
-        options: dict[str, Any] = {}
-        if self.settings.transform == "spline":
-            options["univariate"] = MonotonicRQSTransform
-            options["shapes"] = [(SPLINE_BINS,), (SPLINE_BINS,), (SPLINE_BINS - 1,)]
-        adjacency = self.encoding.adjacency
-        if int(adjacency.sum()) == d:
-            self._transform: nn.Module = ElementWiseTransform(d, **options)
-        else:
-            self._transform = MaskedAutoregressiveTransform(
-                d,
-                adjacency=adjacency,
-                hidden_features=self.settings.hidden,
-                activation=nn.ELU,
-                **options,
-            )
+        is_affine = self.settings.transform == "affine"
+        self._conditioner = Conditioner(
+            self.encoding.adjacency,
+            2 if is_affine else 3 * SPLINE_BINS - 1,
+            self.settings.hidden,
+            has_skip=is_affine,
+            n_members=1 + self.settings.alternatives,
+        )
         self._mean, self._std = statistics.mean, statistics.std
         self._dtype = torch.float32
 
-    def _freeze(self) -> None:
-        """Multiply the graph's zeros into the weights once, for speed and for good."""
-        hyper = getattr(self._transform, "hyper", None)
-        if hyper is not None:
-            layers: list[nn.Module] = []
-            for layer in hyper:
-                if isinstance(layer, nn.Linear):
-                    plain = nn.Linear(layer.in_features, layer.out_features)
-                    zeros = layer.get_buffer("mask")
-                    with torch.no_grad():
-                        plain.weight.copy_(layer.weight * zeros)
-                        plain.bias.copy_(layer.bias)
-                    layers.append(plain)
-                else:
-                    layers.append(layer)
-            self._transform.hyper = nn.Sequential(*layers)
-        self._transform.requires_grad_(False)
-
-    def _univariate(self, scaled: Tensor) -> Any:
-        """The elementwise transform whose parameters the causes in ``scaled`` choose."""
-        if not isinstance(self._transform, MaskedAutoregressiveTransform):
-            return self._transform(None).base
+    def _univariate(self, parameters: Tensor) -> Any:
+        """The elementwise transform with parameters in the last dimension."""
         if self.settings.transform == "affine":
-            # What ``meta`` does for two scalars, without its cost on a single row.
-            shift, scale = self._transform.hyper(scaled).view(*scaled.shape, 2).unbind(-1)
-            return MonotonicAffineTransform(shift, scale)
-        return self._transform.meta(None, scaled).base
+            return Affine(*parameters.unbind(-1))
+        shapes = [SPLINE_BINS, SPLINE_BINS, SPLINE_BINS - 1]
+        return MonotonicRQSTransform(*torch.split(parameters, shapes, dim=-1))
+
+    def _log_densities(self, parameters: Tensor, value: Tensor) -> Tensor:
+        """Log-density of scaled values, the shape of ``value``."""
+        transform = self._univariate(parameters)
+        z = transform(value)
+        ladj = transform.log_abs_det_jacobian(value, z)
+        density: Tensor = ladj - 0.5 * (z.square() + math.log(2 * math.pi))
+        return density
 
     def _density(self, clean: Tensor, spread: Tensor) -> Tensor:
         """Log-density in standardised space without the roots that have levels, ``(n,)``."""
-        transform = self._univariate(self._scale(clean))
-        value = self._scale(spread)
-        z = transform(value)
-        ladj = transform.log_abs_det_jacobian(value, z)
-        each = ladj - 0.5 * (z.square() + math.log(2 * math.pi))
+        parameters = self._conditioner.everywhere(self._scale(clean))
+        each = self._log_densities(parameters, self._scale(spread))
         return torch.where(self._is_level_root, torch.zeros_like(each), each).sum(dim=1)
 
     def _learn_frequencies(self, x: Tensor) -> None:

@@ -1,0 +1,232 @@
+"""The conditioner of a causal flow: one small network for every column that has causes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+__all__ = ["EVERY", "OTHERS", "OWN", "Conditioner"]
+
+# Which members of an ensemble: the model itself, its alternatives, or all.
+OWN, OTHERS, EVERY = slice(0, 1), slice(1, None), slice(None)
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """Weights of ``k`` nodes in each of ``a`` members.
+
+    Args:
+        skip: Effect of every column on the first parameter, shape ``(a, k, d)``.
+        first: Weights of the first layer, shape ``(a * k * h, d)``.
+        weights: Of the other layers, each of shape ``(a * k, wider, width)``.
+        biases: Of all layers; the first of shape ``(a * k * h, 1)``, the others of shape
+            ``(a * k, width, 1)``. Where no node needs its network there are no weights, and
+            the parameters are the one bias.
+    """
+
+    skip: Tensor
+    first: Tensor | None
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+
+
+class Conditioner(nn.Module):
+    """The ``p`` parameters of every column's transform, from its causes, in each member.
+
+    A node is a column with causes; there are ``m``, numbered by generation. The networks of all
+    nodes and members run as one batch. A node's first layer sees its causes only, its last
+    layer starts at zero, and a linear skip leads from its causes to the first parameter. A
+    column without causes has constant parameters, the same in all members.
+
+    A member's first weights do not depend on how many members come after it.
+
+    Args:
+        adjacency: Shape ``(d, d)`` bool, ``[i, j]`` true when ``j`` acts on ``i``; the diagonal
+            is ignored.
+        n_parameters: ``p``.
+        hidden: Widths of the hidden layers; without any, the features are the causes.
+        has_skip: Whether there is a skip.
+        n_members: Number of ensemble members, at least 1; the first is the model itself.
+
+    Attributes:
+        nodes: The column of each node.
+        roots: Columns without causes.
+        causes: Columns of each node's causes.
+        generations: Numbers of the nodes, each list after those that it depends on.
+        is_linear: Shape ``(n_members, m)`` bool: networks that are switched off.
+    """
+
+    is_linear: Tensor
+    _mask: Tensor
+    _positions: Tensor
+
+    def __init__(
+        self,
+        adjacency: Tensor,
+        n_parameters: int,
+        hidden: Sequence[int],
+        *,
+        has_skip: bool,
+        n_members: int,
+    ) -> None:
+        super().__init__()
+        causes = adjacency & ~torch.eye(len(adjacency), dtype=torch.bool)
+        depths = _depths(causes)
+        self.nodes = tuple(sorted((i for i, t in enumerate(depths) if t), key=depths.__getitem__))
+        self.roots = tuple(i for i, t in enumerate(depths) if not t)
+        self.generations = tuple(
+            [k for k, i in enumerate(self.nodes) if depths[i] == t]
+            for t in range(1, max(depths) + 1)
+        )
+        self.causes = tuple(causes[i].nonzero()[:, 0] for i in self.nodes)
+        self.has_skip = has_skip
+        m, d, p = len(self.nodes), len(causes), n_parameters
+        mask = causes[list(self.nodes)].float()
+        self.register_buffer("_mask", mask, persistent=False)
+        order = torch.tensor([*self.roots, *self.nodes])
+        self.register_buffer("_positions", order.argsort(), persistent=False)
+        self.root_constant = nn.Parameter(torch.zeros(len(self.roots), p))
+        self.constant = nn.Parameter(torch.zeros(n_members, m, p))
+        self.skip = nn.Parameter(torch.zeros(n_members, m, d))
+        drawn = [_first_weights(mask, hidden) for _ in range(n_members)]
+        layers = [torch.stack(layer) for layer in zip(*drawn, strict=True)]
+        self.weights, self.biases = nn.ParameterList(layers[0::2]), nn.ParameterList(layers[1::2])
+        width = hidden[-1] if hidden else d
+        self.last = nn.Parameter(torch.zeros(n_members, m, p, width))
+        self.register_buffer("is_linear", torch.zeros(n_members, m, dtype=torch.bool))
+        self._is_frozen = False
+        self._kept: dict[tuple[int, ...], _Networks] = {}
+
+    def freeze(self) -> None:
+        """Multiply the graph's zeros into the weights once, for speed and for good."""
+        with torch.no_grad():
+            self.skip.mul_(self._mask)
+            if self.weights:
+                self.weights[0].mul_(self._mask[:, None])
+        self._is_frozen = True
+        self.requires_grad_(False)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is kept of the weights; call it when they have changed."""
+        self._kept = {}
+
+    def make_linear(self, member: int, node: int, constant: Tensor, slopes: Tensor) -> None:
+        """Replace a network by constant parameters and a skip.
+
+        Args:
+            member: Whose network.
+            node: Its number.
+            constant: Shape ``(p,)``.
+            slopes: Effect of its causes on the first parameter, shape ``(len(causes),)``.
+        """
+        with torch.no_grad():
+            self.constant[member, node] = constant.to(self.constant.dtype)
+            self.skip[member, node] = 0.0
+            self.skip[member, node, self.causes[node]] = slopes.to(self.skip.dtype)
+            self.last[member, node] = 0.0
+        self.is_linear[member, node] = True
+        self.forget()
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """The model's parameters of all columns, shape ``(n, d, p)``, for rows ``(n, d)``."""
+        constant = self.root_constant.expand(len(x), *self.root_constant.shape)
+        if not self.nodes:
+            return constant
+        found = self(x, range(len(self.nodes)), OWN)[0]
+        return torch.cat([constant, found], dim=1).index_select(1, self._positions)
+
+    def forward(self, x: Tensor, chosen: Sequence[int], members: slice) -> Tensor:
+        """Parameters of some nodes in ``a`` members.
+
+        Args:
+            x: Scaled rows, shape ``(n, d)``, or ``(a, n, d)`` with other rows for each member.
+            chosen: Numbers of the ``k`` nodes, ascending.
+            members: ``OWN``, ``OTHERS`` or ``EVERY``.
+
+        Returns:
+            Shape ``(a, n, k, p)``.
+        """
+        networks = self._networks(chosen, members)
+        a, k, d = networks.skip.shape
+        across, n = x.mT, x.shape[-2]
+        found = networks.biases[0]
+        if networks.first is not None:
+            # Features by rows: the first layers of all nodes are one product.
+            if x.ndim == 2:
+                found = torch.addmm(found, networks.first, across)
+            else:
+                first = networks.first.view(a, -1, d)
+                found = torch.baddbmm(found.view(a, -1, 1), first, across)
+            found = found.view(a * k, -1, n)
+            for weight, bias in zip(networks.weights, networks.biases[1:], strict=True):
+                found = torch.baddbmm(bias, weight, silu(found))
+        found = found.view(a, k, self.constant.shape[2], -1)
+        if self.has_skip:
+            linear = torch.matmul(networks.skip, across)
+            found = found + pad(linear[:, :, None], (0, 0, 0, found.shape[2] - 1))
+        return found.expand(-1, -1, -1, n).permute(0, 3, 1, 2)
+
+    def _networks(self, chosen: Sequence[int], members: slice) -> _Networks:
+        """Weights of some nodes; kept once they are frozen."""
+        if not self._is_frozen:
+            return self._gather(chosen, members)
+        key = (members.start or 0, members.stop or 0, *chosen)
+        found = self._kept.get(key)
+        if found is None:
+            # What is made in inference mode could not be used outside of it.
+            with torch.inference_mode(False):
+                found = self._kept[key] = self._gather(chosen, members)
+        return found
+
+    def _gather(self, chosen: Sequence[int], members: slice) -> _Networks:
+        where = _index(chosen)
+        mask = None if self._is_frozen else self._mask[where]
+        skip = self.skip[members, where]
+        skip = skip if mask is None else skip * mask
+        constant = self.constant[members, where].flatten(0, 1)[..., None]
+        if bool(self.is_linear[members, where].all()):
+            return _Networks(skip, None, (), (constant,))
+        weights = [weight[members, where] for weight in (*self.weights, self.last)]
+        first = weights[0] if mask is None else weights[0] * mask[:, None]
+        biases = [bias[members, where].flatten(0, 1) for bias in self.biases] + [constant]
+        return _Networks(
+            skip,
+            first.flatten(0, 2),
+            tuple(weight.flatten(0, 1) for weight in weights[1:]),
+            (biases[0].flatten(0, 1), *biases[1:]),
+        )
+
+
+def _first_weights(mask: Tensor, hidden: Sequence[int]) -> list[Tensor]:
+    """Random weights and biases of one member's hidden layers in turn."""
+    m, width = mask.shape
+    drawn: list[Tensor] = []
+    for position, wider in enumerate(hidden):
+        fan_in = mask.sum(1)[:, None, None] if position == 0 else torch.tensor(float(width))
+        drawn.append(torch.randn(m, wider, width) / fan_in.sqrt())
+        drawn.append(torch.randn(m, wider, 1) if position == 0 else torch.zeros(m, wider, 1))
+        width = wider
+    return drawn
+
+
+def _index(chosen: Sequence[int]) -> slice | Tensor:
+    """A slice where it can be one: it copies nothing."""
+    first, last = chosen[0], chosen[-1]
+    if last - first + 1 == len(chosen):
+        return slice(first, last + 1)
+    return torch.tensor(chosen)
+
+
+def _depths(causes: Tensor) -> list[int]:
+    """Edges on the longest path that ends in each column."""
+    depths = torch.zeros(len(causes), dtype=torch.long)
+    while True:
+        deeper = torch.where(causes, depths + 1, 0).amax(1)
+        if torch.equal(deeper, depths):
+            return [int(t) for t in depths]
+        depths = deeper

@@ -13,6 +13,7 @@ import json
 import math
 import platform
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     flow = carma.CausalFlow(data.schema, problem.causal_model).fit(data.frame("causal"))
     flow_seconds = time.perf_counter() - start
     start = time.perf_counter()
-    solver = carma.Carma(flow, classifier, cost=data.cost, settings=problem.solver)
+    settings = carma.PublishedSettings()
+    settings = replace(settings, training=replace(settings.training, seed=seed))
+    solver = carma.PublishedCarma(flow, classifier, cost=data.cost, settings=settings)
     solver.fit(data.frame("recourse"))
     fit_seconds = time.perf_counter() - start
     result = solver.recommend(data.frame("recourse", "test"))

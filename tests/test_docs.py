@@ -13,6 +13,7 @@ from carma.classifiers.neural import ClassifierSettings
 from carma.models.flow import FlowSettings
 from carma.problem import Problem
 from carma.recourse.carma import CarmaSettings
+from carma.recourse.published import PublishedSettings
 from carma.recourse.status import Status
 from carma.schema import Feature, Schema
 from carma.training import TrainingSettings
@@ -52,7 +53,16 @@ def test_the_complete_example_shows_every_key_of_a_feature() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [Feature, ClassifierSettings, FlowSettings, CarmaSettings, TrainingSettings, Schema]
+    "part",
+    [
+        Feature,
+        ClassifierSettings,
+        FlowSettings,
+        CarmaSettings,
+        PublishedSettings,
+        TrainingSettings,
+        Schema,
+    ],
 )
 def test_every_key_is_documented(part: Any) -> None:
     elsewhere = {"name", "training", "features", "graph"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ role = "actionable"
 
 [features.savings]
 """
+
+PUBLISHED = "[solver]\nmethod = 'published'\n"
 
 
 def test_defaults_without_sections() -> None:
@@ -35,18 +38,36 @@ hidden = [8, 4]
 [causal_model]
 transform = "spline"
 [solver]
-temperature = 1
+validity = 0.9
+fallback = false
 [solver.training]
 learning_rate = 1e-3
+[solver.rehearsal]
+epochs = 7
 """
     path.write_text(SCHEMA + sections)
     problem = Problem.from_toml(path)
     assert problem.data == tmp_path / "rows.csv"
     assert problem.classifier.hidden == (8, 4)
     assert problem.causal_model.transform == "spline"
-    assert problem.solver.temperature == 1.0
+    assert isinstance(problem.solver, carma.CarmaSettings)
+    assert problem.solver.validity == 0.9
+    assert problem.solver.fallback is False
     assert problem.solver.training.learning_rate == 1e-3
     assert problem.solver.training.epochs == carma.CarmaSettings().training.epochs
+    assert problem.solver.rehearsal == replace(carma.CarmaSettings().rehearsal, epochs=7)
+
+
+def test_the_published_method_has_settings_of_its_own() -> None:
+    section = '[solver]\nmethod = "published"\ntemperature = 1\ntraining = { epochs = 9 }'
+    solver = Problem.from_toml(SCHEMA + section).solver
+    usual = carma.PublishedSettings()
+    training = replace(usual.training, epochs=9)
+    assert solver == replace(usual, temperature=1.0, training=training)
+    assert isinstance(solver, carma.PublishedSettings)
+    assert isinstance(solver.temperature, float)
+    named = Problem.from_toml(SCHEMA + '[solver]\nmethod = "carma"').solver
+    assert named == carma.CarmaSettings()
 
 
 def test_with_seed_reaches_every_part() -> None:
@@ -58,9 +79,17 @@ def test_with_seed_reaches_every_part() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("[solver]\nmargn = 0.1", "'key' must be one of mask_hidden"),
-        ("[solver]\nmargin = 'wide'", "'margin' must be of type float"),
-        ("[solver]\nmargin = 2.0", "'margin' must be at least 0 and below 1"),
+        ("[solver]\nvalidty = 0.1", "'key' must be one of candidates"),
+        ("[solver]\nvalidity = 'wide'", "'validity' must be of type float"),
+        ("[solver]\nvalidity = 2.0", "'validity' must be at least 0.5 and below 1"),
+        ("[solver]\nfallback = 1", "'fallback' must be of type bool"),
+        ("[solver]\nlessons = true", "'lessons' must be of type int"),
+        ("[solver]\nmargin = 0.1", "'key' must be one of candidates"),
+        (PUBLISHED + "margn = 0.1", "'key' must be one of mask_hidden"),
+        (PUBLISHED + "margin = 'wide'", "'margin' must be of type float"),
+        (PUBLISHED + "margin = 2.0", "'margin' must be at least 0 and below 1"),
+        (PUBLISHED + "validity = 0.9", "'key' must be one of mask_hidden"),
+        ("[solver]\nmethod = 'magic'", "'method' must be carma or published; got 'magic'"),
         ("[solver]\ntraining = 3", "'training' must be a table"),
         ("[causal_model]\ntransform = 'cubic'", "'transform' must be affine or spline"),
         ("[classifier]\nhidden = 8", "'hidden' must be a list"),

@@ -90,8 +90,10 @@ def case(table: pd.DataFrame) -> Case:
     quick = TrainingSettings(epochs=25, batch_size=128, patience=25)
     classifier = carma.fit_classifier(SCHEMA, past, ClassifierSettings((8,), quick))
     flow = CausalFlow(SCHEMA, FlowSettings(hidden=(16, 16), training=quick)).fit(past)
-    longer = TrainingSettings(epochs=60, batch_size=64, patience=60, validation_fraction=0.2)
-    solver = Carma(flow, classifier, settings=CarmaSettings(training=longer)).fit(past)
+    settings = CarmaSettings(
+        lessons=60, training=TrainingSettings(epochs=10), rehearsal=TrainingSettings(epochs=5)
+    )
+    solver = Carma(flow, classifier, settings=settings).fit(past)
     return Case(solver, people, solver.recommend(people))
 
 

@@ -55,6 +55,22 @@ def test_finds_the_minimum(schedule: Any) -> None:
     assert history.seconds > 0
 
 
+@pytest.mark.parametrize(("clip", "norm"), [(10.0, 10.0), (0.5, 0.5), (None, 2000.0)])
+def test_the_gradient_is_cut_to_the_limit(clip: float | None, norm: float) -> None:
+    line, norms = Line(), []
+
+    def loss(rows: Tensor) -> Tensor:
+        return 2000.0 * line.weights[0] + 0.0 * len(rows)
+
+    def look() -> None:
+        assert line.weights.grad is not None
+        norms.append(float(line.weights.grad.norm()))
+
+    settings = replace(SETTINGS, epochs=1)
+    train(line, 32, loss, line.score, settings, clip=clip, after_step=look, progress=False)
+    assert norms == pytest.approx([norm] * len(norms), rel=1e-4)
+
+
 def test_a_seed_decides_everything() -> None:
     line, history = fit()
     again, same = fit()

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from carma.classifiers.neural import fit_classifier as fit_classifier
     from carma.classifiers.sklearn import from_sklearn as from_sklearn
     from carma.classifiers.torch_module import TorchClassifier as TorchClassifier
+    from carma.costs import AbsoluteCost as AbsoluteCost
+    from carma.costs import Cost as Cost
+    from carma.costs import FunctionCost as FunctionCost
+    from carma.costs import LargestShift as LargestShift
     from carma.costs import SquaredCost as SquaredCost
+    from carma.costs import TotalLogShift as TotalLogShift
     from carma.draft import draft_schema as draft_schema
     from carma.errors import CarmaError as CarmaError
     from carma.evaluation.comparison import compare as compare
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from carma.models.scm import StructuralCausalModel as StructuralCausalModel
     from carma.models.scm import additive as additive
     from carma.models.scm import linear as linear
+    from carma.personal import Constraints as Constraints
     from carma.recourse.base import Solver as Solver
     from carma.recourse.carma import Carma as Carma
     from carma.recourse.carma import CarmaSettings as CarmaSettings
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
     from carma.recourse.grid import GridOracle as GridOracle
     from carma.recourse.grid import GridSettings as GridSettings
     from carma.recourse.noncausal import NonCausalOptimum as NonCausalOptimum
+    from carma.recourse.published import PublishedCarma as PublishedCarma
+    from carma.recourse.published import PublishedSettings as PublishedSettings
     from carma.recourse.result import RecourseResult as RecourseResult
     from carma.recourse.status import Status as Status
     from carma.schema import Feature as Feature
@@ -51,6 +59,7 @@ if TYPE_CHECKING:
     from carma.training import TrainingSettings as TrainingSettings
 
 _HOMES = {
+    "AbsoluteCost": "carma.costs",
     "Bundle": "carma.bundle",
     "Carma": "carma.recourse.carma",
     "CarmaError": "carma.errors",
@@ -60,6 +69,8 @@ _HOMES = {
     "CausalModel": "carma.models.base",
     "Classifier": "carma.classifiers.base",
     "ClassifierSettings": "carma.classifiers.neural",
+    "Constraints": "carma.personal",
+    "Cost": "carma.costs",
     "DiceVae": "carma.recourse.dice_vae",
     "DiceVaeSettings": "carma.recourse.dice_vae",
     "Equation": "carma.models.scm",
@@ -67,11 +78,15 @@ _HOMES = {
     "ExactSolver": "carma.recourse.exact",
     "Feature": "carma.schema",
     "FlowSettings": "carma.models.flow",
+    "FunctionCost": "carma.costs",
     "GridOracle": "carma.recourse.grid",
     "GridSettings": "carma.recourse.grid",
     "Intervention": "carma.interventions",
+    "LargestShift": "carma.costs",
     "Metrics": "carma.evaluation.metrics",
     "NonCausalOptimum": "carma.recourse.noncausal",
+    "PublishedCarma": "carma.recourse.published",
+    "PublishedSettings": "carma.recourse.published",
     "RecourseResult": "carma.recourse.result",
     "Regret": "carma.evaluation.regret",
     "Schema": "carma.schema",
@@ -80,6 +95,7 @@ _HOMES = {
     "Status": "carma.recourse.status",
     "StructuralCausalModel": "carma.models.scm",
     "TorchClassifier": "carma.classifiers.torch_module",
+    "TotalLogShift": "carma.costs",
     "TrainingSettings": "carma.training",
     "additive": "carma.models.scm",
     "compare": "carma.evaluation.comparison",
@@ -94,6 +110,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AbsoluteCost",
     "Bundle",
     "Carma",
     "CarmaError",
@@ -103,6 +120,8 @@ __all__ = [
     "CausalModel",
     "Classifier",
     "ClassifierSettings",
+    "Constraints",
+    "Cost",
     "DiceVae",
     "DiceVaeSettings",
     "Equation",
@@ -110,11 +129,15 @@ __all__ = [
     "ExactSolver",
     "Feature",
     "FlowSettings",
+    "FunctionCost",
     "GridOracle",
     "GridSettings",
     "Intervention",
+    "LargestShift",
     "Metrics",
     "NonCausalOptimum",
+    "PublishedCarma",
+    "PublishedSettings",
     "RecourseResult",
     "Regret",
     "Schema",
@@ -123,6 +146,7 @@ __all__ = [
     "Status",
     "StructuralCausalModel",
     "TorchClassifier",
+    "TotalLogShift",
     "TrainingSettings",
     "additive",
     "compare",

@@ -19,7 +19,7 @@ from carma.benchmarks.sets import structural_model
 from carma.classifiers.base import Classifier
 from carma.classifiers.network import NetworkClassifier
 from carma.classifiers.torch_module import TorchClassifier
-from carma.costs import SquaredCost
+from carma.costs import cost_from_state
 from carma.errors import BundleError, CarmaError
 from carma.files import write_whole
 from carma.models.base import CausalModel
@@ -31,16 +31,18 @@ from carma.recourse.dice_vae import DiceVae
 from carma.recourse.exact import ExactSolver
 from carma.recourse.grid import GridOracle
 from carma.recourse.noncausal import NonCausalOptimum
+from carma.recourse.published import PublishedCarma
 from carma.schema import Schema
 from carma.state import State, prefixed, unprefixed
 from carma.table import Encoding, Statistics
 
 __all__ = ["Bundle", "load", "load_bundle", "save"]
 
-FORMAT = 2
+FORMAT = 3
 PARTS = ("causal_model", "classifier", "cost", "solver")
 SOLVERS: dict[str, type[Solver]] = {
-    solver.kind: solver for solver in (Carma, DiceVae, ExactSolver, GridOracle, NonCausalOptimum)
+    solver.kind: solver
+    for solver in (Carma, DiceVae, ExactSolver, GridOracle, NonCausalOptimum, PublishedCarma)
 }
 
 
@@ -85,7 +87,7 @@ def save(
     parts = {
         "causal_model": (solver.causal_model.kind, solver.causal_model.state()),
         "classifier": (solver.classifier.kind, solver.classifier.state()),
-        "cost": ("squared", solver.cost.state()),
+        "cost": (solver.cost.kind, solver.cost.state()),
         "solver": (solver.kind, solver.state()),
     }
     schema = solver.schema.to_dict()
@@ -147,7 +149,7 @@ def load_bundle(path: str | Path, *, module: nn.Module | None = None) -> Bundle:
         model = _causal_model(kinds["causal_model"], schema, states["causal_model"])
         model.statistics_ = Statistics(**statistics.tensors)
         classifier = _classifier(kinds["classifier"], schema, states["classifier"], module)
-        cost = SquaredCost.from_state(Encoding(schema), states["cost"])
+        cost = cost_from_state(Encoding(schema), states["cost"])
         solver = SOLVERS[kinds["solver"]].restore(model, classifier, cost, states["solver"])
         metrics = manifest["metrics"]
     except CarmaError:

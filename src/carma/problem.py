@@ -8,16 +8,22 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from carma.classifiers.base import Classifier
 from carma.classifiers.neural import ClassifierSettings
+from carma.costs import Cost
 from carma.errors import SettingsError
+from carma.models.base import CausalModel
 from carma.models.flow import FlowSettings
-from carma.recourse.carma import CarmaSettings
+from carma.recourse.carma import Carma, CarmaSettings
+from carma.recourse.published import PublishedCarma, PublishedSettings
 from carma.schema import Schema, read_toml
 from carma.training import TrainingSettings
 
 __all__ = ["Problem"]
 
-S = TypeVar("S", ClassifierSettings, FlowSettings, CarmaSettings, TrainingSettings)
+S = TypeVar(
+    "S", ClassifierSettings, FlowSettings, CarmaSettings, PublishedSettings, TrainingSettings
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Problem:
         data: Table with the outcome column; from ``[data] path``, relative to the file.
         classifier: From ``[classifier]``.
         causal_model: From ``[causal_model]``.
-        solver: From ``[solver]``.
+        solver: From ``[solver]``; with ``method = "published"`` in it, CARMA as published.
 
     Example:
         >>> problem = Problem.from_toml('''
@@ -39,19 +45,19 @@ class Problem:
         ... role = "actionable"
         ... [features.savings]
         ... [solver]
-        ... margin = 0.2
+        ... validity = 0.99
         ... [solver.training]
         ... epochs = 50
         ... ''')
-        >>> problem.solver.margin, problem.solver.training.epochs, problem.solver.damping
-        (0.2, 50, 10.0)
+        >>> problem.solver.validity, problem.solver.training.epochs, problem.solver.candidates
+        (0.99, 50, 4)
     """
 
     schema: Schema
     data: Path | None = None
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     causal_model: FlowSettings = field(default_factory=FlowSettings)
-    solver: CarmaSettings = field(default_factory=CarmaSettings)
+    solver: CarmaSettings | PublishedSettings = field(default_factory=CarmaSettings)
 
     @classmethod
     def from_toml(cls, source: str | Path) -> Problem:
@@ -80,13 +86,27 @@ class Problem:
             None if path is None else base / path,
             _settings(ClassifierSettings(), _section(content, "classifier"), "[classifier]"),
             _settings(FlowSettings(), _section(content, "causal_model"), "[causal_model]"),
-            _settings(CarmaSettings(), _section(content, "solver"), "[solver]"),
+            _solver_settings(_section(content, "solver")),
         )
 
     @property
     def seed(self) -> int:
         """The solver's seed, which also splits the table."""
         return self.solver.training.seed
+
+    def new_solver(
+        self, causal_model: CausalModel, classifier: Classifier, cost: Cost | None = None
+    ) -> Carma | PublishedCarma:
+        """The solver that ``[solver]`` asks for, not fitted.
+
+        Args:
+            causal_model: Fitted.
+            classifier: Decides.
+            cost: See ``Solver``.
+        """
+        if isinstance(self.solver, CarmaSettings):
+            return Carma(causal_model, classifier, cost=cost, settings=self.solver)
+        return PublishedCarma(causal_model, classifier, cost=cost, settings=self.solver)
 
     def with_seed(self, seed: int | None) -> Problem:
         """The same job with another seed for every part, or itself for ``None``."""
@@ -105,6 +125,16 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise SettingsError.of("problem file", name, f"be a table [{name}]", section)
     return section
+
+
+def _solver_settings(given: Mapping[str, Any]) -> CarmaSettings | PublishedSettings:
+    content = dict(given)
+    method = content.pop("method", "carma")
+    if method == "carma":
+        return _settings(CarmaSettings(), content, "[solver]")
+    if method == "published":
+        return _settings(PublishedSettings(), content, "[solver]")
+    raise SettingsError.of("[solver]", "method", "be carma or published", method)
 
 
 def _settings(defaults: S, given: Mapping[str, Any], owner: str) -> S:
@@ -127,7 +157,8 @@ def _settings(defaults: S, given: Mapping[str, Any], owner: str) -> S:
         else:
             is_float = hints[name] in (float, float | None)
             expected = (int, float) if is_float else type(default)
-            if not isinstance(value, expected) or isinstance(value, bool):
+            is_right = isinstance(value, expected)
+            if not is_right or (isinstance(value, bool) and expected is not bool):
                 rule = f"be of type {getattr(hints[name], '__name__', 'text')}"
                 raise SettingsError.of(owner, name, rule, value)
             changes[name] = float(value) if is_float else value

@@ -91,6 +91,7 @@ def train(
     score: Callable[[], float],
     settings: TrainingSettings,
     *,
+    clip: float | None = 10.0,
     after_step: Callable[[], None] | None = None,
     log: Callable[[], dict[str, float]] | None = None,
     description: str = "fit",
@@ -104,6 +105,7 @@ def train(
         loss: Row positions ``(b,)`` to a scalar.
         score: Held-out score, called without gradients after each epoch; lower is better.
         settings: Epochs, batches, learning rate, seed.
+        clip: Largest norm of the gradient of all parameters; ``None`` is without limit.
         after_step: Called after each optimiser step (for multipliers).
         log: Extra numbers for the epoch's record.
         description: Shown before the progress bar.
@@ -136,7 +138,8 @@ def train(
                 optimiser.zero_grad()
                 value = loss(rows)
                 torch.autograd.backward(value)
-                nn.utils.clip_grad_norm_(parameters, 10.0)
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, clip)
                 optimiser.step()
                 schedule.step()
                 if after_step is not None:

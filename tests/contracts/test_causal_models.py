@@ -159,7 +159,7 @@ def edgeless_case() -> Case:
 
 def network_case(hidden: tuple[int, ...]) -> Case:
     """No mechanism made linear, and depths other than the usual two layers."""
-    settings = FlowSettings("affine", hidden, QUICK, select_linear=False, alternatives=5)
+    settings = FlowSettings("affine", hidden, QUICK, select_simple=False, alternatives=5)
     scm = own_scm()
     flow = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(scm.sample(400, seed=1)))
     return Case(flow, scm.sample(N_ROWS, seed=2), 1e-5)
@@ -483,7 +483,7 @@ def test_fit_comes_first(flow_name: str) -> None:
         "predict": lambda: model.predict(case.x),
         "counterfactual": lambda: model.counterfactual(case.x, none),
         "alternatives": lambda: model.alternatives(case.x, none),
-        "linear_": lambda: model.linear_,
+        "mechanisms_": lambda: model.mechanisms_,
         "log_prob": lambda: model.log_prob(case.x),
         "sample": lambda: model.sample(3),
         "state": model.state,

@@ -20,15 +20,16 @@ from carma import (
     ClassifierSettings,
     FlowSettings,
     Intervention,
+    PublishedCarma,
+    PublishedSettings,
     Solver,
-    SquaredCost,
     Status,
     TrainingSettings,
     compare,
 )
 from carma.benchmarks import NAMES, OWN_NAMES, Benchmark, load
 from carma.classifiers.network import Input, NetworkClassifier
-from carma.constraints import Limits
+from carma.costs import Cost
 from carma.errors import SettingsError, TableError, TrainingError
 from carma.evaluation import comparison
 from carma.evaluation.comparison import METHODS, Arena, Method, standard_problem
@@ -40,6 +41,7 @@ from carma.recourse.carma import Carma
 from carma.recourse.dice_vae import DiceVae
 from carma.recourse.grid import GridOracle
 from carma.recourse.proposal import Proposal
+from carma.recourse.target import People
 from carma.report.text import comparison_table
 from carma.state import State
 
@@ -54,7 +56,7 @@ def quick(data: Benchmark) -> Problem:
         data.schema,
         classifier=ClassifierSettings((), TrainingSettings(epochs=20)),
         causal_model=FlowSettings(training=training),
-        solver=CarmaSettings(training=training),
+        solver=CarmaSettings(lessons=60, training=training, rehearsal=training),
     )
 
 
@@ -78,7 +80,8 @@ class Idle(Solver):
 
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
 
-    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:  # noqa: ARG002
+    def _propose(self, people: People, n_plans: int) -> Proposal:  # noqa: ARG002
+        x = people.x
         nothing = Intervention(torch.zeros_like(x, dtype=torch.bool), x)
         return Proposal(nothing, torch.zeros(len(x), dtype=torch.long))
 
@@ -87,7 +90,7 @@ class Idle(Solver):
 
     @classmethod
     def restore(
-        cls, causal_model: CausalModel, classifier: Classifier, cost: SquaredCost, state: State
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
     ) -> Self:
         raise NotImplementedError
 
@@ -227,14 +230,19 @@ def test_grids_are_the_papers() -> None:
 def test_settings_of_learned_methods(name: str) -> None:
     shared = arena(name, seed=3)
     published = METHODS["carma-published"].make(shared, None)
-    assert isinstance(published, Carma)
+    assert isinstance(published, PublishedCarma)
     preset = name if name in NAMES else "triangle-lin"
-    expected = CarmaSettings.published(preset)
+    expected = PublishedSettings.table_5(preset)
     assert published.settings == replace(expected, training=replace(expected.training, seed=3))
-    for method in ("carma", "carma-single"):
+    given = shared.problem.solver
+    assert isinstance(given, CarmaSettings)
+    assert given.training.seed == 3
+    single = replace(given, candidates=1, refine_steps=0, fallback=False)
+    for method, settings in (("carma", given), ("carma-single", single)):
         solver = METHODS[method].make(shared, 0.3)
         assert isinstance(solver, Carma)
-        assert solver.settings == shared.problem.solver
+        assert solver.settings == settings
+        assert solver.margin is None
     dice = METHODS["dice-vae"].make(shared, None)
     assert isinstance(dice, DiceVae)
     assert dice.settings.training.seed == 3

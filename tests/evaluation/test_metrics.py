@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from carma import (
-    Carma,
-    CarmaSettings,
     CausalFlow,
     FlowSettings,
     Intervention,
     Metrics,
+    PublishedCarma,
+    PublishedSettings,
     RecourseResult,
     Status,
     TrainingSettings,
@@ -36,7 +36,7 @@ def chain() -> Benchmark:
 
 
 @pytest.fixture(scope="module")
-def solver(chain: Benchmark) -> Carma:
+def solver(chain: Benchmark) -> PublishedCarma:
     """A hasty flow and policy: some plans fail, some are wrong about the truth."""
     training = TrainingSettings(epochs=6, batch_size=64, learning_rate=1e-2)
     flow = CausalFlow(chain.schema, FlowSettings(hidden=(8,), training=training))
@@ -44,12 +44,14 @@ def solver(chain: Benchmark) -> Carma:
     weights = torch.tensor([[0.0, 1.0, 0.5, 1.0]])
     inputs = [Input(i) for i in range(4)]
     classifier = NetworkClassifier(chain.schema, inputs, [weights], [torch.tensor([-0.25])])
-    settings = CarmaSettings((8,), (8,), training=training)
-    return Carma(flow, classifier, cost=chain.cost, settings=settings).fit(chain.frame("recourse"))
+    settings = PublishedSettings((8,), (8,), training=training)
+    return PublishedCarma(flow, classifier, cost=chain.cost, settings=settings).fit(
+        chain.frame("recourse")
+    )
 
 
 @pytest.fixture(scope="module")
-def result(solver: Carma, chain: Benchmark) -> RecourseResult:
+def result(solver: PublishedCarma, chain: Benchmark) -> RecourseResult:
     """Accepted people, people with a plan, and people without."""
     found = solver.recommend(chain.frame("recourse", "test"))
     status = found.plans.status.clone()
@@ -108,7 +110,7 @@ def looped(
 
 
 def test_every_metric_equals_a_loop_over_people(
-    result: RecourseResult, chain: Benchmark, solver: Carma
+    result: RecourseResult, chain: Benchmark, solver: PublishedCarma
 ) -> None:
     classifier = solver.classifier
     assert isinstance(classifier, NetworkClassifier)
@@ -167,7 +169,7 @@ def test_what_was_not_asked_for_is_none(result: RecourseResult, chain: Benchmark
     assert evaluate(result, chain.cost, classifier=None) == found
 
 
-def test_nobody_to_average_over(solver: Carma, chain: Benchmark) -> None:
+def test_nobody_to_average_over(solver: PublishedCarma, chain: Benchmark) -> None:
     people = pd.DataFrame({"s": [0, 1], "x1": [3.0, 4.0], "x2": [1.0, 2.0], "x3": [2.0, 1.0]})
     accepted = solver.recommend(people)
     found = evaluate(

@@ -186,7 +186,7 @@ def test_history_shows_that_the_loss_fell(learned: CausalFlow) -> None:
         ({"transform": "cubic"}, "'transform' must be affine or spline; got 'cubic'"),
         ({"hidden": (0,)}, "'hidden' must be at least 1; got 0"),
         ({"hidden": (8, 2.5)}, "'hidden' must be at least 1; got 2.5"),
-        ({"select_linear": 1}, "'select_linear' must be true or false; got 1"),
+        ({"select_simple": 1}, "'select_simple' must be true or false; got 1"),
         ({"alternatives": -1}, "'alternatives' must be at least 0; got -1"),
     ],
 )
@@ -237,7 +237,7 @@ TRAINING = TrainingSettings(epochs=15, batch_size=200, learning_rate=1e-2)
 
 def test_linear_mechanisms_are_found_and_are_nearly_exact() -> None:
     flow = CausalFlow(SCHEMA, FlowSettings(training=TRAINING)).fit(linear_table(8000, 0))
-    assert flow.linear_ == ("c", "d")
+    assert flow.mechanisms_ == {"c": "linear", "d": "linear"}
     x = flow.encoding.encode(linear_table(50, 1))
     shifted = x[:, 1] + 10.0
     moved = flow.counterfactual(x, Intervention.of(flow.encoding, 50, a=shifted)) - x
@@ -252,9 +252,9 @@ def test_linear_mechanisms_are_found_and_are_nearly_exact() -> None:
 def test_a_network_stays_where_the_data_are_curved_or_selection_is_off() -> None:
     table, training = curved_table(4000, 0), replace(TRAINING, epochs=30)
     flow = CausalFlow(SCHEMA, FlowSettings(training=training)).fit(table)
-    assert flow.linear_ == ("c",)
-    off = CausalFlow(SCHEMA, FlowSettings(training=training, select_linear=False)).fit(table)
-    assert off.linear_ == ()
+    assert flow.mechanisms_ == {"c": "linear", "d": "network"}
+    off = CausalFlow(SCHEMA, FlowSettings(training=training, select_simple=False)).fit(table)
+    assert off.mechanisms_ == {"c": "network", "d": "network"}
     x = flow.encoding.encode(curved_table(200, 1))
     for model in (flow, off):
         moved = model.counterfactual(x, Intervention.of(model.encoding, 200, c=x[:, 0] + 1.0)) - x
@@ -272,12 +272,71 @@ def test_linear_mechanisms_with_a_nominal_cause_and_without_noise() -> None:
     income = 10 + 4 * codes + rng.normal(size=2000)
     people = {"region": np.array(["n", "e", "s"])[codes], "income": income, "tax": 0.25 * income}
     flow = CausalFlow(schema, FlowSettings(training=TRAINING)).fit(pd.DataFrame(people))
-    assert "income" in flow.linear_
+    assert flow.mechanisms_["income"] == "linear"
     x = flow.encoding.encode(pd.DataFrame(people).head(20))
     do = Intervention.of(flow.encoding, 20, income=x[:, 3] + 1.0)
     moved = flow.counterfactual(x, do) - x
     torch.testing.assert_close(moved[:, 4], torch.full((20,), 0.25).double(), atol=0.02, rtol=0)
     assert torch.isfinite(flow.alternatives(x, do)).all()
+
+
+def test_a_weak_interaction_is_found() -> None:
+    data = load("loan", rows=20_000)
+    training = TrainingSettings(epochs=15, batch_size=500, learning_rate=1e-2, weight_decay=0.05)
+    flow = CausalFlow(data.schema, FlowSettings(training=training, alternatives=4))
+    found = flow.fit(data.frame("causal")).mechanisms_
+    expected = {"loan_amount": "quadratic", "duration": "linear", "savings": "network"}
+    assert found == {"education": found["education"], "income": "quadratic", **expected}
+    assert list(found) == ["education", "loan_amount", "duration", "income", "savings"]
+
+
+@pytest.mark.parametrize("name", ["chain-lin", "collider-lin", "triangle-lin"])
+def test_what_is_linear_stays_linear(name: str) -> None:
+    data = load(name, rows=6000)
+    settings = FlowSettings(training=TRAINING, alternatives=4)
+    found = CausalFlow(data.schema, settings).fit(data.frame("causal")).mechanisms_
+    assert found == {"x1": "linear", "x2": "linear", "x3": "linear"}
+
+
+def test_a_quadratic_mechanism_is_far_nearer_than_its_network(collider: Benchmark) -> None:
+    x = collider.encoded("recourse")[:500]
+    do = Intervention.of(collider.encoding, 500, x1=x.flip(0)[:, 1], x2=x.roll(7, 0)[:, 2])
+    errors = {}
+    for select in (True, False):
+        settings = FlowSettings(training=TRAINING, select_simple=select, alternatives=2)
+        flow = CausalFlow(collider.schema, settings).fit(collider.frame("causal"))
+        assert flow.mechanisms_["x3"] == ("quadratic" if select else "network")
+        away = flow.counterfactual(x, do) - collider.scm.counterfactual(x, do)
+        errors[select] = float(away[:, 3].square().mean().sqrt())
+    assert errors[True] < 0.4 * errors[False]
+
+
+@pytest.fixture(scope="module")
+def collider() -> Benchmark:
+    return load("collider-nlin", rows=8000)
+
+
+def test_a_quadratic_mechanism_survives_its_state(collider: Benchmark) -> None:
+    flow = CausalFlow(collider.schema, QUICK).fit(collider.frame("causal").head(1000))
+    assert flow.mechanisms_["x3"] == "quadratic"
+    x = collider.encoded("recourse")[:20]
+    do = Intervention.of(collider.encoding, 20, x1=1.0)
+    again = CausalFlow.from_state(flow.schema, flow.state())
+    assert again.mechanisms_ == flow.mechanisms_
+    assert torch.equal(again.counterfactual(x, do), flow.counterfactual(x, do))
+    assert torch.equal(again.alternatives(x, do), flow.alternatives(x, do))
+    state = flow.state()
+    state.tensors["conditioner.curves"][1:] = torch.nan
+    broken = CausalFlow.from_state(flow.schema, state)
+    assert torch.equal(broken.counterfactual(x, do), flow.counterfactual(x, do))
+    exact = again.to_float64().counterfactual(x, do)
+    torch.testing.assert_close(exact, flow.counterfactual(x, do), atol=1e-5, rtol=1e-5)
+
+
+def test_a_spline_keeps_its_networks(chain: Benchmark) -> None:
+    settings = FlowSettings("spline", (8,), QUICK.training, alternatives=1)
+    flow = CausalFlow(chain.schema, settings).fit(chain.frame("causal").head(300))
+    assert flow.mechanisms_ == {"x1": "network", "x2": "network", "x3": "network"}
 
 
 def spread(flow: CausalFlow, x: torch.Tensor, do: Intervention) -> torch.Tensor:
@@ -309,7 +368,7 @@ def test_the_number_of_alternatives_does_not_change_the_networks(
     table, x = chain.frame("causal").head(300), chain.encoded("recourse")[:10]
     found = []
     for n in (0, 1, 4):
-        settings = FlowSettings(transform, training=TRAINING, select_linear=False, alternatives=n)
+        settings = FlowSettings(transform, training=TRAINING, select_simple=False, alternatives=n)
         flow = CausalFlow(chain.schema, settings).fit(table)
         found.append(flow.abduct(x))
         assert flow.alternatives(x, Intervention.none(x)).shape == (n, 10, 4)
@@ -331,7 +390,9 @@ def test_more_alternatives_leave_the_first_ones_as_they_are(chain: Benchmark) ->
 
 def test_a_model_without_alternatives_still_finds_what_is_linear() -> None:
     settings = FlowSettings(training=TRAINING, alternatives=0)
-    assert CausalFlow(SCHEMA, settings).fit(curved_table(4000, 0)).linear_ == ("c",)
+    flow = CausalFlow(SCHEMA, settings).fit(curved_table(4000, 0))
+    assert flow.mechanisms_["c"] == "linear"
+    assert flow.mechanisms_["d"] != "linear"
 
 
 def test_answers_of_the_model_run_no_alternative(chain: Benchmark) -> None:
@@ -340,7 +401,7 @@ def test_answers_of_the_model_run_no_alternative(chain: Benchmark) -> None:
     do = Intervention.of(chain.encoding, 10, x1=1.0)
     expected = flow.counterfactual(x, do), flow.abduct(x), flow.log_prob(x)
     state = flow.state()
-    for name in ("constant", "skip", "last"):
+    for name in ("constant", "skip", "last", "curves"):
         state.tensors[f"conditioner.{name}"][1:] = torch.nan
     broken = CausalFlow.from_state(flow.schema, state)
     found = broken.counterfactual(x, do), broken.abduct(x), broken.log_prob(x)
@@ -361,7 +422,7 @@ def test_many_rows_are_taken_in_parts(chain: Benchmark, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("transform", ["affine", "spline"])
 def test_the_spread_of_alternatives_shrinks_with_more_rows(transform: Any) -> None:
     training = TrainingSettings(epochs=4, batch_size=200, learning_rate=1e-2)
-    settings = FlowSettings(transform, training=training, select_linear=False)
+    settings = FlowSettings(transform, training=training, select_simple=False)
     x = torch.from_numpy(curved_table(100, 2).to_numpy(dtype=np.float64))
     found = []
     for n in (1000, 16_000):

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from carma import (
-    Carma,
-    CarmaSettings,
     CausalFlow,
     CausalGraph,
     CausalModel,
@@ -21,6 +19,8 @@ from carma import (
     Feature,
     FlowSettings,
     Intervention,
+    PublishedCarma,
+    PublishedSettings,
     Schema,
     Solver,
     SquaredCost,
@@ -30,6 +30,7 @@ from carma import (
 from carma.benchmarks import Benchmark, load, random_scm
 from carma.classifiers.network import Activation, Input, NetworkClassifier
 from carma.constraints import Limits, PlanLimits
+from carma.costs import Cost
 from carma.recourse.proposal import Proposal
 from carma.recourse.target import People, Target
 from carma.state import State, seeded
@@ -59,16 +60,16 @@ class StubSolver(Solver):
     def margin(self) -> float:
         return 0.0
 
-    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
-        assert limits.lower.shape == x.shape
-        return Proposal(self.say(x, u), torch.ones(len(x), dtype=torch.long))
+    def _propose(self, people: People, n_plans: int) -> Proposal:  # noqa: ARG002
+        assert people.limits.lower.shape == people.x.shape
+        return Proposal(self.say(people.x, people.u), torch.ones(len(people), dtype=torch.long))
 
     def state(self) -> State:
         return State({})
 
     @classmethod
     def restore(
-        cls, causal_model: CausalModel, classifier: Classifier, cost: SquaredCost, state: State
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
     ) -> Self:
         raise NotImplementedError
 
@@ -103,14 +104,14 @@ def chain_classifier(chain: Benchmark, linear: LinearClassifier) -> NetworkClass
 
 
 @pytest.fixture(scope="session")
-def chain_solver(chain: Benchmark, chain_classifier: NetworkClassifier) -> Carma:
+def chain_solver(chain: Benchmark, chain_classifier: NetworkClassifier) -> PublishedCarma:
     """Known equations and logistic regression: the optimum has a closed form."""
-    settings = CarmaSettings(
+    settings = PublishedSettings(
         mask_hidden=(16,),
         action_hidden=(16, 16),
         training=TrainingSettings(epochs=40, batch_size=64, learning_rate=1e-2),
     )
-    solver = Carma(chain.scm, chain_classifier, cost=chain.cost, settings=settings)
+    solver = PublishedCarma(chain.scm, chain_classifier, cost=chain.cost, settings=settings)
     return solver.fit(chain.frame("recourse"), progress=False)
 
 
@@ -230,15 +231,15 @@ def mixed_people() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def mixed_solver(mixed_people: pd.DataFrame, linear: LinearClassifier) -> Carma:
+def mixed_solver(mixed_people: pd.DataFrame, linear: LinearClassifier) -> PublishedCarma:
     """A learned model with whole numbers, levels, steps, bounds and directions."""
     quick = TrainingSettings(epochs=30, batch_size=64, learning_rate=1e-2)
     flow = CausalFlow(MIXED, FlowSettings(hidden=(16,), training=quick)).fit(mixed_people)
     classifier = linear(MIXED, [0.0, 0.2, 0.05, -0.3, 0.2, 0.5], -3.0)
-    settings = CarmaSettings(mask_hidden=(16,), action_hidden=(16, 16), training=quick)
-    return Carma(flow, classifier, settings=settings).fit(mixed_people, progress=False)
+    settings = PublishedSettings(mask_hidden=(16,), action_hidden=(16, 16), training=quick)
+    return PublishedCarma(flow, classifier, settings=settings).fit(mixed_people, progress=False)
 
 
 @pytest.fixture(scope="session")
-def mixed_outcome(mixed_solver: Carma, mixed_people: pd.DataFrame) -> Any:
+def mixed_outcome(mixed_solver: PublishedCarma, mixed_people: pd.DataFrame) -> Any:
     return mixed_solver.recommend(mixed_people)

@@ -28,6 +28,7 @@ from carma import (
     GridSettings,
     Intervention,
     Schema,
+    SquaredCost,
     Status,
     StructuralCausalModel,
     TorchClassifier,
@@ -106,14 +107,20 @@ def assert_found(plans: Plans) -> None:
     assert (plans.status == SEARCHED).all()
 
 
+NO_NUMBERS = ("cost", "probability_before", "probability_after", "expected_validity")
+
+
 def assert_numbers(plans: Plans) -> None:
-    """No NaN or infinity but the cost of people without a plan."""
+    """No NaN or infinity but cost and validity of people without a plan."""
     has_cost = plans.status == SEARCHED
     has_cost |= plans.status == Status.ALREADY_ACCEPTED.code
     assert torch.equal(torch.isnan(plans.cost), ~has_cost)
     for entry in fields(Plans):
-        if entry.name not in ("cost", "probability_before", "probability_after"):
+        if entry.name not in NO_NUMBERS:
             assert torch.isfinite(getattr(plans, entry.name)).all()
+    validity = plans.expected_validity
+    assert torch.equal(torch.isnan(validity), ~has_cost)
+    assert ((validity[has_cost] >= 0) & (validity[has_cost] <= 1)).all()
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -594,7 +601,9 @@ def test_best_first_searches_where_all_slopes_are_nought() -> None:
     classifier = NetworkClassifier(schema, [Input(i) for i in range(4)], weights, biases)
     x = torch.tensor([[0.0] * 4, [-1.0, 1.0, 0.0, 0.0]]).double()
     # The three have to reach 2.5 in all, each the same at equal prices.
-    price = ExactSolver(model, classifier).cost.scale[0].item()
+    cost = ExactSolver(model, classifier).cost
+    assert isinstance(cost, SquaredCost)
+    price = cost.scale[0].item()
     for settings in (
         ExactSettings(),
         ExactSettings(max_subsets=2),

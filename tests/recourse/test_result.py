@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from carma import Carma, CausalModel, Classifier, Intervention, RecourseResult, Solver, Status
+from carma import (
+    CausalModel,
+    Classifier,
+    Intervention,
+    PublishedCarma,
+    RecourseResult,
+    Solver,
+    Status,
+)
 from carma.benchmarks import Benchmark
 from carma.classifiers.network import NetworkClassifier
 
@@ -58,6 +66,7 @@ def test_columns_and_dtypes(mixed_outcome: RecourseResult) -> None:
         "cost": "float64",
         "probability_before": "float64",
         "probability_after": "float64",
+        "expected_validity": "float64",
         "n_actions": "int64",
         "n_evaluations": "int64",
         "do_course": "object",
@@ -88,7 +97,7 @@ def test_cells_are_missing_where_there_is_nothing_to_say(mixed_outcome: Recourse
 
 
 def test_a_table_of_polars_gives_one_back(
-    mixed_solver: Carma, mixed_people: pd.DataFrame, mixed_outcome: RecourseResult
+    mixed_solver: PublishedCarma, mixed_people: pd.DataFrame, mixed_outcome: RecourseResult
 ) -> None:
     given = pl.from_pandas(mixed_people)
     frame = mixed_solver.recommend(given).to_frame()
@@ -154,7 +163,9 @@ def test_json_lines(mixed_outcome: RecourseResult) -> None:
             assert change["to"] == answer.actions[name].after
 
 
-def test_labels_of_other_types_become_json(mixed_solver: Carma, mixed_people: pd.DataFrame) -> None:
+def test_labels_of_other_types_become_json(
+    mixed_solver: PublishedCarma, mixed_people: pd.DataFrame
+) -> None:
     few = mixed_people.head(3)
     whole = mixed_solver.recommend(few.reset_index(drop=True))
     assert [strict(line)["person"] for line in whole.to_json().split("\n")] == [0, 1, 2]

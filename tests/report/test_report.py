@@ -30,7 +30,7 @@ def result(n: int = 40, *, has_plan: bool = True) -> RecourseResult:
         plans.counterfactual[:, income] += 1.0
         plans.counterfactual[:, savings] += torch.linspace(0.1, 2.0, n, dtype=torch.float64)
     return RecourseResult.of(
-        data.encoding, data.frame("recourse")[:n], x, plans, data.schema.threshold, 0.1
+        data.encoding, data.frame("recourse")[:n], x, (plans,), data.schema.threshold, 0.1
     )
 
 

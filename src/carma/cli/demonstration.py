@@ -16,7 +16,7 @@ from carma.files import check_writable, read_table, write_table
 from carma.models.flow import CausalFlow
 from carma.models.scm import StructuralCausalModel
 from carma.problem import Problem
-from carma.recourse.carma import Carma
+from carma.recourse.base import Solver
 from carma.recourse.result import RecourseResult
 from carma.report.plots import plot_changes, save_figure
 from carma.report.text import counts_table, metrics_table
@@ -28,6 +28,7 @@ def run(
     problem: Path | None, data: Path | None, out: Path, seed: int | None, *, progress: bool | None
 ) -> Report:
     """Fit, recommend, evaluate, explain and plot; write everything to a folder."""
+    solver: Solver
     start = time.perf_counter()
     if problem is None and data is not None:
         rule = "be given with --data: it says what the columns mean ('carma init' drafts one)"
@@ -36,15 +37,14 @@ def run(
     for name in ("bundle.carma", "plans.csv", "changes.png"):
         check_writable(out / name)
     if problem is None:
-        solver, result, scm = _loan(seed, progress)
+        chosen = seed or 0
+        solver, result, scm = _loan(chosen, progress)
         title = "Loan: what plans change"
     else:
-        solver, result = _own(problem, data, seed, progress)
+        solver, result, chosen = _own(problem, data, seed, progress)
         scm, title = None, f"{problem.stem}: what plans change"
     metrics = evaluate(result, solver.cost, true_model=scm, classifier=solver.classifier)
-    bundles.save(
-        solver, out / "bundle.carma", metrics=metrics.to_dict(), seed=solver.settings.training.seed
-    )
+    bundles.save(solver, out / "bundle.carma", metrics=metrics.to_dict(), seed=chosen)
     write_table(result.to_frame(), out / "plans.csv", index=True)
     parts: list[Any] = [counts_table(result.counts()), metrics_table(metrics)]
     with_plan = result.plans.mask.any(dim=1).nonzero()
@@ -57,10 +57,8 @@ def run(
     return Report({**content, "out": str(out)}, parts)
 
 
-def _loan(
-    seed: int | None, progress: bool | None
-) -> tuple[Carma, RecourseResult, StructuralCausalModel]:
-    data = load("loan", seed=seed or 0)
+def _loan(seed: int, progress: bool | None) -> tuple[Solver, RecourseResult, StructuralCausalModel]:
+    data = load("loan", seed=seed)
     problem = Problem(data.schema, classifier=data.classifier_settings).with_seed(seed)
     classifier = fit_classifier(
         data.schema, data.frame("classifier"), problem.classifier, progress=progress
@@ -68,17 +66,17 @@ def _loan(
     model = CausalFlow(data.schema, problem.causal_model).fit(
         data.frame("causal"), progress=progress
     )
-    solver = Carma(model, classifier, cost=data.cost, settings=problem.solver)
+    solver = problem.new_solver(model, classifier, data.cost)
     solver.fit(data.frame("recourse"), progress=progress)
     return solver, solver.recommend(data.frame("recourse", "test")), data.scm
 
 
 def _own(
     path: Path, data: Path | None, seed: int | None, progress: bool | None
-) -> tuple[Carma, RecourseResult]:
+) -> tuple[Solver, RecourseResult, int]:
     problem = Problem.from_toml(path).with_seed(seed)
     source = data or problem.data
     if source is None:
         raise InputError.of("carma demo", "--data", "be given, or [data] path in the file", None)
     solver, held_out = fit_problem(problem, read_table(source), progress=progress)
-    return solver, solver.recommend(held_out)
+    return solver, solver.recommend(held_out), problem.seed

@@ -18,7 +18,7 @@ from carma.evaluation.metrics import Metrics, evaluate
 from carma.files import check_writable, read_table, write_table, write_whole
 from carma.models.flow import CausalFlow
 from carma.problem import Problem
-from carma.recourse.carma import Carma
+from carma.recourse.base import Solver
 from carma.recourse.result import RecourseResult
 from carma.report.text import counts_table, metrics_table
 from carma.table import Encoding, Statistics, labels
@@ -83,7 +83,7 @@ def fit(
 
 def fit_problem(
     problem: Problem, table: pd.DataFrame, *, progress: bool | None
-) -> tuple[Carma, pd.DataFrame]:
+) -> tuple[Solver, pd.DataFrame]:
     """Fit all parts on most rows; return the solver and the rows held out."""
     schema = problem.schema
     # All that can be wrong with the table is found before the first fit.
@@ -93,8 +93,8 @@ def fit_problem(
     train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
     classifier: Classifier = fit_classifier(schema, train, problem.classifier, progress=progress)
     flow = CausalFlow(schema, problem.causal_model).fit(train, progress=progress)
-    solver = Carma(flow, classifier, settings=problem.solver).fit(train, progress=progress)
-    return solver, held_out
+    solver = problem.new_solver(flow, classifier)
+    return solver.fit(train, progress=progress), held_out
 
 
 def recommend(bundle: Path, people: Path, out: Path | None) -> Report:

@@ -20,21 +20,22 @@ from torch import Tensor
 from carma.benchmarks import NAMES, OWN_NAMES, Benchmark, load, structural_model
 from carma.classifiers.base import Classifier
 from carma.classifiers.neural import fit_classifier
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.errors import CarmaError, SettingsError, TableError
-from carma.evaluation.metrics import evaluate
+from carma.evaluation.metrics import Metrics, evaluate
 from carma.evaluation.records import Key
 from carma.models.base import CausalModel
 from carma.models.flow import CausalFlow
 from carma.problem import Problem
 from carma.progress import track
 from carma.recourse.base import Solver
-from carma.recourse.carma import TABLE_5, Carma, CarmaSettings
+from carma.recourse.carma import Carma, CarmaSettings
 from carma.recourse.dice_vae import DiceVae, DiceVaeSettings
 from carma.recourse.exact import ExactSettings, ExactSolver
 from carma.recourse.grid import GridOracle, GridSettings
 from carma.recourse.noncausal import NonCausalOptimum
 from carma.recourse.plans import Plans
+from carma.recourse.published import TABLE_5, PublishedCarma, PublishedSettings
 from carma.recourse.result import RecourseResult
 
 __all__ = ["METHODS", "Arena", "Method", "compare", "measure", "standard_problem"]
@@ -57,7 +58,7 @@ class Arena:
         n_people: People at most.
 
     Attributes:
-        seconds: How long the fits took, by part: ``classifier`` and ``causal_model``.
+        seconds: How long the fits took, by part: ``classifier``, ``causal_model``, ``carma``.
 
     Example:
         >>> from carma import ClassifierSettings, TrainingSettings
@@ -80,7 +81,7 @@ class Arena:
         return self.problem.seed
 
     @property
-    def cost(self) -> SquaredCost:
+    def cost(self) -> Cost:
         """The one scale: that of the whole recourse training split."""
         return self.data.cost
 
@@ -124,6 +125,16 @@ class Arena:
         """The rejected people of the recourse training split, for solvers that learn."""
         return self._rejected(self.data.encoded("recourse"))
 
+    @cached_property
+    def carma(self) -> Carma:
+        """CARMA, fitted; with default settings where the problem asks for the published method."""
+        settings = self.problem.solver
+        if not isinstance(settings, CarmaSettings):
+            settings = CarmaSettings()
+            settings = replace(settings, training=replace(settings.training, seed=self.seed))
+        solver = Carma(self.causal_model, self.classifier, cost=self.cost, settings=settings)
+        return self._timed("carma", lambda: solver.fit(self.training, progress=False))
+
     def optimum(self, margin: float = 0.0) -> Tensor:
         """Least cost of every person under the true causal model, by the exact solver.
 
@@ -160,7 +171,8 @@ class Method:
     Args:
         name: In tables, records and on the command line.
         description: One line.
-        make: Arena and the margin asked for (``None``: the method's own) to an unfitted solver.
+        make: Arena and the margin asked for (``None``: the method's own) to a solver, which is
+            fitted where methods share one fit.
     """
 
     name: str
@@ -186,15 +198,11 @@ def _non_causal(arena: Arena, margin: float | None) -> Solver:
     )
 
 
-def _carma(arena: Arena, settings: CarmaSettings) -> Solver:
-    training = replace(settings.training, seed=arena.seed)
-    settings = replace(settings, training=training)
-    return Carma(arena.causal_model, arena.classifier, cost=arena.cost, settings=settings)
-
-
 def _published(arena: Arena) -> Solver:
     name = arena.data.name if arena.data.name in TABLE_5 else "triangle-lin"
-    return _carma(arena, CarmaSettings.published(name))
+    settings = PublishedSettings.table_5(name)
+    settings = replace(settings, training=replace(settings.training, seed=arena.seed))
+    return PublishedCarma(arena.causal_model, arena.classifier, cost=arena.cost, settings=settings)
 
 
 def _dice_vae(arena: Arena) -> Solver:
@@ -234,12 +242,12 @@ METHODS: dict[str, Method] = {
         Method(
             "carma",
             "CARMA with its default settings",
-            lambda arena, _: _carma(arena, arena.problem.solver),
+            lambda arena, _: arena.carma,
         ),
         Method(
             "carma-single",
-            "CARMA in one forward pass",
-            lambda arena, _: _carma(arena, arena.problem.solver),
+            "CARMA in one forward pass, without search",
+            lambda arena, _: arena.carma.using(candidates=1, refine_steps=0, fallback=False),
         ),
         Method(
             "carma-published",
@@ -336,9 +344,12 @@ def measure(arena: Arena, method: Method, margin: float | None = None) -> dict[s
     """
     solver = method.make(arena, margin)
     training, people = arena.training, arena.people
-    start = time.perf_counter()
-    solver.fit(training, progress=False)
-    fit_seconds = time.perf_counter() - start
+    if isinstance(solver, Carma):
+        fit_seconds = arena.seconds["carma"]
+    else:
+        start = time.perf_counter()
+        solver.fit(training, progress=False)
+        fit_seconds = time.perf_counter() - start
     solver.solve(people[:1])
     single = statistics.median(
         _call(solver, person)[1] for person in torch.split(people[:SINGLE], 1)
@@ -347,21 +358,21 @@ def measure(arena: Arena, method: Method, margin: float | None = None) -> dict[s
     threshold = arena.classifier.threshold
     index = pd.RangeIndex(len(people))
     result = RecourseResult(solver.encoding, people, plans, index, threshold, seconds)
-    metrics, same_margin = (
-        evaluate(
-            result,
-            arena.cost,
-            true_model=arena.data.scm,
-            classifier=arena.classifier,
-            optimum=arena.optimum(aim),
+
+    def measured(optimum: Tensor) -> Metrics:
+        truth, classifier = arena.data.scm, arena.classifier
+        return evaluate(
+            result, arena.cost, true_model=truth, classifier=classifier, optimum=optimum
         )
-        for aim in (0.0, solver.margin)
-    )
+
+    metrics = measured(arena.optimum())
+    same = None
+    if solver.margin is not None:
+        same = measured(arena.optimum(solver.margin)).regret
     content = metrics.to_dict()
     regret = content.pop("regret") or {}
     del content["ms_per_person"]
     ratios = {n: regret.pop(n, None) for n in ("cost_ratio", "cost_ratio_low", "cost_ratio_high")}
-    same = same_margin.regret
     is_learned = solver.causal_model is not arena.true_model
     record = {
         **content,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.errors import InputError
 from carma.evaluation.regret import Regret
 from carma.interventions import Intervention
@@ -57,7 +57,7 @@ class Metrics:
 
 def evaluate(
     result: RecourseResult,
-    cost: SquaredCost,
+    cost: Cost,
     *,
     true_model: CausalModel | None = None,
     classifier: Classifier | None = None,
@@ -98,8 +98,7 @@ def evaluate(
         raise InputError.of("evaluate", "optimum", rule, tuple(optimum.shape))
     plans = result.plans
     is_open = plans.status != Status.ALREADY_ACCEPTED.code
-    found = torch.tensor([s.code for s in Status if s.has_plan])
-    has_plan = torch.isin(plans.status, found)
+    has_plan = plans.has_plan
     x = result.x[has_plan]
     do = Intervention(plans.mask[has_plan], plans.values[has_plan])
     price = cost.of(x, do)

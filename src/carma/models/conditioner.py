@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
+from carma.models.selection import MECHANISMS
+
 __all__ = ["EVERY", "OTHERS", "OWN", "Conditioner"]
 
 # Which members of an ensemble: the model itself, its alternatives, or all.
 OWN, OTHERS, EVERY = slice(0, 1), slice(1, None), slice(None)
+# Causes of a node that may have products.
+MOST_CAUSES = 8
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,17 @@ class _Networks:
         biases: Of all layers; the first of shape ``(a * k * h, 1)``, the others of shape
             ``(a * k, width, 1)``. Where no node needs its network there are no weights, and
             the parameters are the one bias.
+        pairs: Columns whose products act on a first parameter, shape ``(2, q)``, or ``None``
+            where there are none.
+        curves: Effect of these products, shape ``(a, k, q)``.
     """
 
     skip: Tensor
     first: Tensor | None
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
+    pairs: Tensor | None = None
+    curves: Tensor | None = None
 
 
 class Conditioner(nn.Module):
@@ -40,7 +49,8 @@ class Conditioner(nn.Module):
     A node is a column with causes; there are ``m``, numbered by generation. The networks of all
     nodes and members run as one batch. A node's first layer sees its causes only, its last
     layer starts at zero, and a linear skip leads from its causes to the first parameter. A
-    column without causes has constant parameters, the same in all members.
+    column without causes has constant parameters, the same in all members. Products of causes
+    act on the first parameter where a quadratic mechanism replaces a network.
 
     A member's first weights do not depend on how many members come after it.
 
@@ -49,18 +59,23 @@ class Conditioner(nn.Module):
             is ignored.
         n_parameters: ``p``.
         hidden: Widths of the hidden layers; without any, the features are the causes.
-        has_skip: Whether there is a skip.
+        has_skip: Whether there is a skip, and products may join it.
         n_members: Number of ensemble members, at least 1; the first is the model itself.
+        owners: Number of the feature that each column belongs to; those of one feature have no
+            products.
 
     Attributes:
         nodes: The column of each node.
         roots: Columns without causes.
         causes: Columns of each node's causes.
+        products: Pairs of each node's causes that have a product, each of shape ``(2, q)``.
         generations: Numbers of the nodes, each list after those that it depends on.
-        is_linear: Shape ``(n_members, m)`` bool: networks that are switched off.
+        choices: Shape ``(n_members, m)``: positions in ``MECHANISMS``.
+        curves: Effects of the products, shape ``(n_members, m, largest q)``.
     """
 
-    is_linear: Tensor
+    choices: Tensor
+    curves: Tensor
     _mask: Tensor
     _positions: Tensor
 
@@ -72,6 +87,7 @@ class Conditioner(nn.Module):
         *,
         has_skip: bool,
         n_members: int,
+        owners: Sequence[int],
     ) -> None:
         super().__init__()
         causes = adjacency & ~torch.eye(len(adjacency), dtype=torch.bool)
@@ -84,6 +100,7 @@ class Conditioner(nn.Module):
         )
         self.causes = tuple(causes[i].nonzero()[:, 0] for i in self.nodes)
         self.has_skip = has_skip
+        self.products = tuple(_pairs(c if has_skip else c[:0], owners) for c in self.causes)
         m, d, p = len(self.nodes), len(causes), n_parameters
         mask = causes[list(self.nodes)].float()
         self.register_buffer("_mask", mask, persistent=False)
@@ -97,7 +114,10 @@ class Conditioner(nn.Module):
         self.weights, self.biases = nn.ParameterList(layers[0::2]), nn.ParameterList(layers[1::2])
         width = hidden[-1] if hidden else d
         self.last = nn.Parameter(torch.zeros(n_members, m, p, width))
-        self.register_buffer("is_linear", torch.zeros(n_members, m, dtype=torch.bool))
+        network = MECHANISMS.index("network")
+        self.register_buffer("choices", torch.full((n_members, m), network))
+        width = max((pairs.shape[1] for pairs in self.products), default=0)
+        self.register_buffer("curves", torch.zeros(n_members, m, width))
         self._is_frozen = False
         self._kept: dict[tuple[int, ...], _Networks] = {}
 
@@ -115,21 +135,42 @@ class Conditioner(nn.Module):
         """Forget what is kept of the weights; call it when they have changed."""
         self._kept = {}
 
-    def make_linear(self, member: int, node: int, constant: Tensor, slopes: Tensor) -> None:
-        """Replace a network by constant parameters and a skip.
+    def features(self, x: Tensor, node: int) -> Tensor:
+        """Causes of a node and then their products, shape ``(n, causes + q)``, for rows.
+
+        The square of a column with two values says nothing more than the column: it is zero,
+        and so has no effect.
+
+        Args:
+            x: Scaled rows, shape ``(n, d)``.
+            node: Its number.
+        """
+        left, right = (x[:, columns] for columns in self.products[node])
+        is_square = self.products[node][0] == self.products[node][1]
+        is_two = ((left == left.amin(dim=0)) | (left == left.amax(dim=0))).all(dim=0)
+        products = torch.where(is_square & is_two, 0.0, left * right)
+        return torch.cat([x[:, self.causes[node]], products], dim=1)
+
+    def simplify(self, member: int, node: int, constant: Tensor, slopes: Tensor) -> None:
+        """Replace a network by constant parameters, a skip and, if quadratic, products.
 
         Args:
             member: Whose network.
             node: Its number.
             constant: Shape ``(p,)``.
-            slopes: Effect of its causes on the first parameter, shape ``(len(causes),)``.
+            slopes: Effects of its ``features`` on the first parameter.
         """
+        n_causes = len(self.causes[node])
+        slopes, curves = slopes[:n_causes], slopes[n_causes:]
         with torch.no_grad():
             self.constant[member, node] = constant.to(self.constant.dtype)
             self.skip[member, node] = 0.0
             self.skip[member, node, self.causes[node]] = slopes.to(self.skip.dtype)
+            self.curves[member, node] = 0.0
+            self.curves[member, node, : len(curves)] = curves.to(self.curves.dtype)
             self.last[member, node] = 0.0
-        self.is_linear[member, node] = True
+        chosen = "quadratic" if curves.any() else "linear"
+        self.choices[member, node] = MECHANISMS.index(chosen)
         self.forget()
 
     def everywhere(self, x: Tensor) -> Tensor:
@@ -168,6 +209,9 @@ class Conditioner(nn.Module):
         found = found.view(a, k, self.constant.shape[2], -1)
         if self.has_skip:
             linear = torch.matmul(networks.skip, across)
+            if networks.pairs is not None and networks.curves is not None:
+                left, right = (across.index_select(-2, columns) for columns in networks.pairs)
+                linear = linear + torch.matmul(networks.curves, left * right)
             found = found + pad(linear[:, :, None], (0, 0, 0, found.shape[2] - 1))
         return found.expand(-1, -1, -1, n).permute(0, 3, 1, 2)
 
@@ -189,8 +233,9 @@ class Conditioner(nn.Module):
         skip = self.skip[members, where]
         skip = skip if mask is None else skip * mask
         constant = self.constant[members, where].flatten(0, 1)[..., None]
-        if bool(self.is_linear[members, where].all()):
-            return _Networks(skip, None, (), (constant,))
+        pairs, curves = self._curved(chosen, members)
+        if bool((self.choices[members, where] != MECHANISMS.index("network")).all()):
+            return _Networks(skip, None, (), (constant,), pairs, curves)
         weights = [weight[members, where] for weight in (*self.weights, self.last)]
         first = weights[0] if mask is None else weights[0] * mask[:, None]
         biases = [bias[members, where].flatten(0, 1) for bias in self.biases] + [constant]
@@ -199,7 +244,37 @@ class Conditioner(nn.Module):
             first.flatten(0, 2),
             tuple(weight.flatten(0, 1) for weight in weights[1:]),
             (biases[0].flatten(0, 1), *biases[1:]),
+            pairs,
+            curves,
         )
+
+    def _curved(
+        self, chosen: Sequence[int], members: slice
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Products with any effect on some nodes, and these effects (see ``_Networks``)."""
+        curves = self.curves[members, _index(chosen)]
+        if not curves.any():
+            return None, None
+        dense = curves.new_zeros(*self.skip[members, _index(chosen)].shape, self.skip.shape[2])
+        for position, node in enumerate(chosen):
+            left, right = self.products[node]
+            dense[:, position, left, right] = curves[:, position, : len(left)]
+        pairs = (dense != 0).flatten(0, 1).any(dim=0).nonzero().T
+        return pairs, dense[..., pairs[0], pairs[1]]
+
+
+def _pairs(causes: Tensor, owners: Sequence[int]) -> Tensor:
+    """Pairs of a node's causes that have a product, squares too, shape ``(2, q)``."""
+    if len(causes) > MOST_CAUSES:
+        causes = causes[:0]
+    columns = causes.tolist()
+    found = [
+        (i, j)
+        for position, i in enumerate(columns)
+        for j in columns[position:]
+        if i == j or owners[i] != owners[j]
+    ]
+    return torch.tensor(found, dtype=torch.long).view(-1, 2).T
 
 
 def _first_weights(mask: Tensor, hidden: Sequence[int]) -> list[Tensor]:

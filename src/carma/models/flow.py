@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from zuko.transforms import MonotonicRQSTransform
 
 from carma.errors import NotFittedError, SchemaError, SettingsError
@@ -18,8 +18,10 @@ from carma.models.affine import Affine
 from carma.models.base import CausalModel
 from carma.models.bootstrap import bootstrap_counts
 from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
-from carma.models.linear import LinearMechanism, select_linear
-from carma.schema import Feature, Schema
+from carma.models.discrete import cells, draw_levels, level_positions, root_frequencies
+from carma.models.linear import LinearMechanism
+from carma.models.selection import MECHANISMS, Mechanism, select_simple
+from carma.schema import Schema
 from carma.state import State, prefixed, seeded, unprefixed
 from carma.table import Statistics
 from carma.training import (
@@ -34,10 +36,6 @@ from carma.training import (
 __all__ = ["CausalFlow", "FlowSettings"]
 
 SPLINE_BINS = 8
-# Share of the members' gradient that is followed. Adam does not notice it, and it keeps the
-# norm of many members below the limit of ``train``, which would couple them to each other. A
-# power of two rounds nothing, so that a model does not depend on the number of alternatives.
-GRADIENT_SHARE = 2.0**-6
 # Rows times alternatives that are computed at a time.
 CHUNK = 200_000
 
@@ -51,8 +49,8 @@ class FlowSettings:
             ``spline`` (monotone rational-quadratic, Durkan et al. 2019).
         hidden: Widths of the hidden layers of each column's network.
         training: How it is fitted.
-        select_linear: Whether an ``affine`` mechanism becomes plain linear, with noise of one
-            width, where its network is not clearly better on held-out rows.
+        select_simple: Whether an ``affine`` mechanism becomes linear or quadratic, with noise
+            of one width, where its network is not clearly better on rows that were not seen.
         alternatives: Number of models fitted to bootstrap samples besides the model; may be 0.
 
     Raises:
@@ -66,7 +64,7 @@ class FlowSettings:
             epochs=60, batch_size=500, learning_rate=1e-2, weight_decay=0.05, patience=60
         )
     )
-    select_linear: bool = True
+    select_simple: bool = True
     alternatives: int = 12
 
     def __post_init__(self) -> None:
@@ -76,9 +74,9 @@ class FlowSettings:
                 "FlowSettings", "transform", "be affine or spline", self.transform
             )
         check_widths("FlowSettings", "hidden", self.hidden)
-        if not isinstance(self.select_linear, bool):
+        if not isinstance(self.select_simple, bool):
             raise SettingsError.of(
-                "FlowSettings", "select_linear", "be true or false", self.select_linear
+                "FlowSettings", "select_simple", "be true or false", self.select_simple
             )
         check_at_least("FlowSettings", "alternatives", self.alternatives, 0)
 
@@ -99,11 +97,13 @@ class CausalFlow(CausalModel):
     through the generations once, ``x_i <- where(mask, value, t^-1(z_i; theta_i(x)))``, so
     ``z`` is never touched and every row may have another mask.
 
-    Where a plain linear mechanism predicts rows that were not seen as well, up to one standard
-    error of the difference, it replaces the network (see ``select_linear``).
+    Each network has a simpler rival with noise of one width, fitted by least squares: linear in
+    the causes or, where products of two of them are significant, quadratic (for at most eight
+    columns of causes). Where it predicts rows that were not seen as well, up to one standard
+    error of the difference, it replaces the network (see ``select_simple``).
 
     The alternatives are an ensemble in which each member repeats the whole procedure, first
-    weights, fit and choice of linear mechanisms, on its own bootstrap sample of the training
+    weights, fit and choice of mechanisms, on its own bootstrap sample of the training
     rows (Efron & Tibshirani 1993; Lakshminarayanan et al. 2017 for the random first weights).
     All are fitted at once, each as if alone.
 
@@ -119,7 +119,7 @@ class CausalFlow(CausalModel):
 
     Attributes:
         history_: Losses of the fit.
-        linear_: Names of the features with causes whose mechanism is linear.
+        mechanisms_: What was chosen for each feature with causes.
 
     Raises:
         SchemaError: A nominal feature has a cause.
@@ -143,6 +143,7 @@ class CausalFlow(CausalModel):
 
     kind: ClassVar[str] = "causal_flow"
     history_: History
+    _frequencies: dict[str, Tensor]
 
     def __init__(self, schema: Schema, settings: FlowSettings | None = None) -> None:
         super().__init__(schema)
@@ -161,17 +162,17 @@ class CausalFlow(CausalModel):
         )
 
     @property
-    def linear_(self) -> tuple[str, ...]:
-        """Names of the features with causes whose mechanism is linear, in the table's order."""
+    def mechanisms_(self) -> dict[str, Mechanism]:
+        """What was chosen for each feature with causes, in the table's order.
+
+        ``linear``, ``quadratic`` or ``network``; always ``network`` without ``select_simple``
+        and for the ``spline`` transform. An alternative may have chosen otherwise.
+        """
         if not self.is_fitted:
-            raise NotFittedError.of("CausalFlow", "linear_")
+            raise NotFittedError.of("CausalFlow", "mechanisms_")
         conditioner = self._conditioner
-        chosen = sorted(
-            column
-            for column, is_linear in zip(conditioner.nodes, conditioner.is_linear[0], strict=True)
-            if is_linear
-        )
-        return tuple(self.encoding.columns[column] for column in chosen)
+        chosen = dict(zip(conditioner.nodes, conditioner.choices[0].tolist(), strict=True))
+        return {self.encoding.columns[i]: MECHANISMS[chosen[i]] for i in sorted(chosen)}
 
     @property
     def n_alternatives(self) -> int:
@@ -183,11 +184,11 @@ class CausalFlow(CausalModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self._build(statistics)
-            self._learn_frequencies(x)
+            self._frequencies = root_frequencies(x, self.encoding)
             rows, held_out = split_rows(len(x), settings.validation_fraction, settings.seed)
             n_members = 1 + self.settings.alternatives
             counts = bootstrap_counts(rows, len(x), n_members, seeded(settings.seed + 2))
-            low, high = self._cells(x)
+            low, high = cells(x, self.encoding)
             noise = seeded(settings.seed)
 
             def spread(chosen: Tensor, generator: torch.Generator) -> Tensor:
@@ -209,16 +210,17 @@ class CausalFlow(CausalModel):
                 loss,
                 score,
                 settings,
+                clip=None,  # The norm of all members would couple them to each other.
                 description="causal flow",
                 progress=progress,
             )
             self._conditioner.freeze()
             is_affine = self.settings.transform == "affine"
-            if is_affine and self.settings.select_linear and self._conditioner.nodes:
-                self._select_linear(self._scale(x), self._scale(fixed), counts)
+            if is_affine and self.settings.select_simple and self._conditioner.nodes:
+                self._select_simple(self._scale(x), self._scale(fixed), counts)
 
     def _loss(self, clean: Tensor, spread: Tensor, counts: Tensor) -> Tensor:
-        """The model's negative log-likelihood; its slopes are a share of those of all members.
+        """The model's negative log-likelihood; its slopes are those of all members.
 
         Args:
             clean: Shape ``(b, d)``, model space.
@@ -235,7 +237,7 @@ class CausalFlow(CausalModel):
             across = value.T[list(conditioner.nodes)].T.expand(parameters.shape[:-1])
             each = self._log_densities(parameters, across).sum(dim=-1)
             losses = -(each * counts).mean(dim=1)
-        total = GRADIENT_SHARE * (losses.sum() + root)
+        total = losses.sum() + root
         return (losses[0] + root).detach() + (total - total.detach())
 
     def _root_density(self, value: Tensor) -> Tensor:
@@ -246,8 +248,8 @@ class CausalFlow(CausalModel):
         found = self._log_densities(constant.expand(len(value), -1, -1), value[:, columns])
         return found.sum(dim=1)
 
-    def _select_linear(self, clean: Tensor, value: Tensor, counts: Tensor) -> None:
-        """Replace each network that is not clearly better than a linear mechanism.
+    def _select_simple(self, clean: Tensor, value: Tensor, counts: Tensor) -> None:
+        """Replace each network that is not clearly better than a simpler mechanism.
 
         Args:
             clean: Scaled rows, shape ``(n, d)``.
@@ -256,29 +258,32 @@ class CausalFlow(CausalModel):
         """
         conditioner = self._conditioner
         nodes = range(len(conditioner.nodes))
-        causes = [clean[:, conditioner.causes[node]] for node in nodes]
         targets = [value[:, column] for column in conditioner.nodes]
+        features = [conditioner.features(clean, node) for node in nodes]
 
-        def linear(weights: Tensor) -> list[LinearMechanism]:
-            return [LinearMechanism.fit(causes[k], targets[k], weights) for k in nodes]
+        def fit(weights: Tensor) -> list[LinearMechanism]:
+            return [
+                LinearMechanism.fit(features[k], targets[k], weights, len(conditioner.causes[k]))
+                for k in nodes
+            ]
 
-        fitted = [linear(weights) for weights in counts]
+        fitted = [fit(weights) for weights in counts]
 
         def gain(member: int, rows: Tensor) -> Tensor:
             parameters = conditioner(clean[rows], nodes, slice(member, member + 1))[0]
             reached = self._log_densities(parameters, value[rows][:, conditioner.nodes])
-            plain = [
-                self._log_densities(fitted[member][k].parameters(causes[k][rows]), targets[k][rows])
-                for k in nodes
+            simple = [
+                self._log_densities(mechanism.parameters(features[k][rows]), targets[k][rows])
+                for k, mechanism in enumerate(fitted[member])
             ]
-            return reached - torch.stack(plain, dim=1)
+            return reached - torch.stack(simple, dim=1)
 
-        chosen = select_linear(counts, len(nodes), gain)
+        chosen = select_simple(counts, len(nodes), gain)
         # The model's own have all rows, also those that were held out.
-        fitted[0] = linear(torch.ones(len(clean)))
+        fitted[0] = fit(torch.ones(len(clean)))
         for member, node in chosen.nonzero().tolist():
             mechanism = fitted[member][node]
-            conditioner.make_linear(member, node, mechanism.constant, mechanism.slopes)
+            conditioner.simplify(member, node, mechanism.constant, mechanism.slopes)
 
     def _abduct(self, x: Tensor) -> Tensor:
         scaled = self._scale(x)
@@ -356,19 +361,15 @@ class CausalFlow(CausalModel):
     def _sample_latent(self, n: int) -> Tensor:
         z = torch.randn(n, self.encoding.n_columns, dtype=self._dtype)
         for name, frequency in self._frequencies.items():
-            feature, where = self.schema[name], self.encoding.block(name)
-            drawn = torch.multinomial(frequency, n, replacement=True)
-            if feature.kind == "nominal":
-                codes = nn.functional.one_hot(drawn, len(feature.levels)).double()
-            else:
-                codes = torch.tensor(feature.codes, dtype=torch.float64)[drawn, None]
+            where = self.encoding.block(name)
+            codes = draw_levels(frequency, n, self.schema[name])
             z[:, where] = ((codes - self._mean[where]) / self._std[where]).to(z.dtype)
         return z
 
     def _log_prob(self, x: Tensor) -> Tensor:
         total = self._density(x, x).double() - self._std.log()[~self._is_level_root].sum()
         for name, frequency in self._frequencies.items():
-            total = total + frequency.log()[self._positions(self.schema[name], x)]
+            total = total + frequency.log()[level_positions(x, self.encoding, self.schema[name])]
         return total
 
     def state(self) -> State:
@@ -422,6 +423,7 @@ class CausalFlow(CausalModel):
             self.settings.hidden,
             has_skip=is_affine,
             n_members=1 + self.settings.alternatives,
+            owners=self.encoding.owners,
         )
         self._mean, self._std = statistics.mean, statistics.std
         self._dtype = torch.float32
@@ -446,42 +448,6 @@ class CausalFlow(CausalModel):
         parameters = self._conditioner.everywhere(self._scale(clean))
         each = self._log_densities(parameters, self._scale(spread))
         return torch.where(self._is_level_root, torch.zeros_like(each), each).sum(dim=1)
-
-    def _learn_frequencies(self, x: Tensor) -> None:
-        self._frequencies: dict[str, Tensor] = {}
-        for name in self.schema.graph.roots:
-            feature = self.schema[name]
-            if feature.has_levels:
-                counts = torch.bincount(
-                    self._positions(feature, x), minlength=len(feature.levels)
-                ).double()
-                self._frequencies[name] = counts / counts.sum()
-
-    def _positions(self, feature: Feature, x: Tensor) -> Tensor:
-        where = self.encoding.block(feature.name)
-        if feature.kind == "nominal":
-            return x[:, where].argmax(dim=1)
-        codes = torch.tensor(feature.codes, dtype=x.dtype)
-        return (x[:, where] - codes).abs().argmin(dim=1)
-
-    def _cells(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the cell that each value stands for; equal if continuous."""
-        low, high = x.clone(), x.clone()
-        for feature in self.schema.features:
-            if feature.kind not in ("integer", "binary", "ordinal"):
-                continue
-            i = self.encoding.column(feature.name)
-            if feature.kind == "integer":
-                low[:, i] -= 0.5
-                high[:, i] += 0.5
-            else:
-                codes = torch.tensor(sorted(feature.codes), dtype=x.dtype)
-                middle = (codes[1:] + codes[:-1]) / 2
-                first, last = 2 * codes[:1] - middle[:1], 2 * codes[-1:] - middle[-1:]
-                edges = torch.cat([first, middle, last])
-                position = (x[:, i, None] - codes).abs().argmin(dim=1)
-                low[:, i], high[:, i] = edges[position], edges[position + 1]
-        return low, high
 
     def _snap_scaled(self, x: Tensor) -> Tensor:
         if not self._snaps:

@@ -1,9 +1,8 @@
-"""Linear mechanisms: their least squares, and the rule by which one replaces a network."""
+"""Mechanisms that are linear in their features: causes, or causes and their products."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,87 +10,85 @@ from torch import Tensor
 
 from carma.models.affine import Affine
 
-__all__ = ["LinearMechanism", "select_linear"]
+__all__ = ["LinearMechanism"]
+
+# Share of the rows' weight that is added to each feature's sum of squares: enough for columns
+# that depend, as those of a nominal cause, and too little to be seen in a slope.
+RIDGE = 1e-9
+# Square of the t statistic that a product needs: 1 % of those without effect have it.
+LEAST_SQUARE = 2.5758**2
 
 
 @dataclass(frozen=True)
 class LinearMechanism:
-    """Parameters of the affine transform of one column, linear in its causes.
+    """Parameters of the affine transform of one column, linear in its features.
 
     Args:
-        constant: Shift and unconstrained scale without the causes, shape ``(2,)``, float64.
-        slopes: Effects of the causes on the shift, shape ``(q,)``, float64.
+        constant: Shift and unconstrained scale without the features, shape ``(2,)``, float64.
+        slopes: Effects of the features on the shift, shape ``(q,)``, float64.
     """
 
     constant: Tensor
     slopes: Tensor
 
     @classmethod
-    def fit(cls, causes: Tensor, value: Tensor, counts: Tensor) -> LinearMechanism:
-        """Least squares of ``value = intercept + causes @ slopes + std * noise``.
+    def fit(cls, features: Tensor, value: Tensor, counts: Tensor, n_causes: int) -> LinearMechanism:
+        """Least squares of ``value = intercept + features @ slopes + std * noise``.
 
-        The shortest solution where there are many, as with the columns of a nominal cause.
+        Products are left out one by one, the least certain first, until all that remain differ
+        from 0 at the level of 1 % (backward elimination; Draper & Smith 1998, chapter 15). The
+        slopes of the others are 0. Causes stay.
 
         Args:
-            causes: Scaled, shape ``(n, q)``.
+            features: Scaled causes and then their products, shape ``(n, q)``.
             value: Scaled, shape ``(n,)``.
             counts: Weights of the rows, shape ``(n,)``.
+            n_causes: Number of features that are causes.
         """
-        seen = counts > 0
-        weight = counts[seen].double()
-        root = weight.sqrt()[:, None]
-        design = torch.cat([torch.ones(len(root), 1), causes[seen]], dim=1).double()
-        target = value[seen].double()[:, None]
-        # More rows than columns are not certain, and gelsd also takes columns that depend.
-        found = torch.linalg.lstsq(root * design, root * target, driver="gelsd").solution
-        residual = (target - design @ found)[:, 0]
-        log_scale = -0.5 * ((weight * residual.square()).sum() / weight.sum()).log()
+        weight, features, value = counts.double(), features.double(), value.double()
+        share = weight / weight.sum()
+        centre, level = share @ features, share @ value
+        apart = features - centre
+        weighted = (apart * share[:, None]).T
+        slopes = _eliminate(
+            weighted @ apart,
+            weighted @ (value - level),
+            float(share @ (value - level).square()),
+            float(weight.sum()),
+            n_causes,
+        )
+        residual = value - level - apart @ slopes
+        log_scale = -0.5 * (share @ residual.square()).log()
         # A mechanism without noise would need a steeper transform than there is.
         log_scale = log_scale.clamp(-Affine.steepest, Affine.steepest)
         scale = log_scale.exp()
-        constant = torch.stack([-found[0, 0] * scale, Affine.free(log_scale)])
-        return cls(constant, -found[1:, 0] * scale)
+        constant = torch.stack([(centre @ slopes - level) * scale, Affine.free(log_scale)])
+        return cls(constant, -slopes * scale)
 
-    def parameters(self, causes: Tensor) -> Tensor:
-        """Shape ``(n, 2)``, float64, for scaled causes ``(n, q)``."""
-        shift = self.constant[0] + causes.double() @ self.slopes
+    def parameters(self, features: Tensor) -> Tensor:
+        """Shape ``(n, 2)``, float64, for scaled features ``(n, q)``."""
+        shift = self.constant[0] + features.double() @ self.slopes
         return torch.stack([shift, self.constant[1].expand_as(shift)], dim=1)
 
 
-def select_linear(counts: Tensor, n_nodes: int, gain: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Choose the networks that do not predict clearly better than a linear mechanism.
-
-    Clearly is by more than one standard error, over rows that a member did not see. The first
-    member takes for each row the mean over all members that did not see it, so that nearly
-    every row counts, not only those held out.
+def _eliminate(gram: Tensor, right: Tensor, variance: float, n: float, n_causes: int) -> Tensor:
+    """Least squares from moments around the means; 0 for the products that are left out.
 
     Args:
-        counts: Weights of the rows in each member, shape ``(a, n)``; 0 where it did not see it.
-        n_nodes: ``m``.
-        gain: ``(member, rows)`` to the log-likelihood of each row and node under the member's
-            network less that under its linear mechanism, shape ``(len(rows), m)``.
-
-    Returns:
-        Shape ``(a, m)`` bool, true where linear.
-
-    References:
-        Breiman, Friedman, Olshen & Stone 1984, Classification and regression trees, 3.4.3.
-        Breiman 1996, Out-of-bag estimation.
+        gram: Covariance of the features, shape ``(q, q)``.
+        right: Their covariance with the value, shape ``(q,)``.
+        variance: Of the value.
+        n: Number of rows.
+        n_causes: Number of features that stay.
     """
-    chosen = torch.zeros(len(counts), n_nodes, dtype=torch.bool)
-    total = torch.zeros(counts.shape[1], n_nodes, dtype=torch.float64)
-    for member, seen in enumerate(counts):
-        rows = (seen == 0).nonzero()[:, 0]
-        gains = gain(member, rows).double()
-        chosen[member] = ~_is_clear(gains)
-        total.index_add_(0, rows, gains)
-    unseen = (counts == 0).sum(dim=0)
-    is_known = unseen > 0
-    chosen[0] = ~_is_clear(total[is_known] / unseen[is_known, None])
-    return chosen
-
-
-def _is_clear(gains: Tensor) -> Tensor:
-    """Whether the mean over rows is above its standard error, shape ``(m,)``."""
-    error = gains.std(dim=0, correction=0) / math.sqrt(max(len(gains) - 1, 1))
-    return gains.mean(dim=0) > error
+    kept = [k for k, own in enumerate(gram.diagonal().tolist()) if k < n_causes or own > 0]
+    while True:
+        inverse = torch.linalg.inv(gram[kept][:, kept] + RIDGE * torch.eye(len(kept)).double())
+        found = inverse @ right[kept]
+        # No mechanism has less noise than the steepest transform.
+        noise = max(variance - float(found @ right[kept]), math.exp(-2 * Affine.steepest))
+        freedom = max(n - len(kept) - 1, 1)
+        squares = (freedom * found.square() / (inverse.diagonal() * noise))[n_causes:]
+        if len(squares) == 0 or squares.min() >= LEAST_SQUARE:
+            return torch.zeros_like(right).index_copy(0, torch.tensor(kept), found)
+        del kept[n_causes + int(squares.argmin())]

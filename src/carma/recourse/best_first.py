@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.interventions import Intervention
 from carma.recourse.halfspace import cheapest_change
 from carma.recourse.linear import total_effects
@@ -88,14 +88,14 @@ class BestFirst:
 
     def __init__(
         self,
-        cost: SquaredCost,
+        cost: Cost,
         columns: Tensor,
         order: list[int],
         count: int,
         max_actions: int | None,
         rounds: int,
     ) -> None:
-        self._price = torch.where(cost.scale > 0, cost.scale, 1.0)
+        self._cost = cost
         self._columns, self._order = columns, order
         self._count, self._rounds = count, rounds
         self._max_actions = max_actions or len(columns)
@@ -183,7 +183,7 @@ class BestFirst:
         slope = torch.cat([high.clamp(min=0), low.clamp(max=0)], dim=2).flatten(0, 1)
         lower = torch.cat([zero, down_box], dim=2).flatten(0, 1)
         upper = torch.cat([up_box, zero], dim=2).flatten(0, 1)
-        price = self._price.repeat(2)
+        price = self._prices(people).repeat(1, 2).repeat_interleave(f, 0)
         needed = model.needed[:, None].expand(n, f).flatten()
         change, _ = cheapest_change(price, slope, needed, lower, upper)
         cost = (price * change.square()).sum(dim=1)
@@ -192,15 +192,17 @@ class BestFirst:
         bound = torch.where(short > ROUNDING, FAR * (1 + short), cost).view(n, f)
         moved = change.abs().view(n, f, 2, d).sum(dim=2)
         n_in = (choice == IN).sum(dim=2)
-        bound = bound.masked_fill(n_in > self._max_actions, torch.inf)
+        bound = bound + self._cost.per_action * n_in
+        most = self._most(people)
+        bound = bound.masked_fill(n_in > most, torch.inf)
         gain = moved * torch.maximum(high.abs(), low.abs())
         sets = (choice == IN) | ((choice == UNDECIDED) & (moved > 0))
-        sets = self._at_most(sets, gain.masked_fill(choice == IN, torch.inf))
+        sets = self._at_most(most, sets, gain.masked_fill(choice == IN, torch.inf))
         # A feature matters by what it may pass on, or, where nothing passes, by what it brings.
         inflow = (model.effects.abs() * self._reaches(people)[:, None]).sum(dim=2)
         worth = (passed_high - passed_low) * inflow[:, None] + 1e-6 * gain + 1e-12
         is_sure = ((high - low).abs() * usable).amax(dim=2, keepdim=True) <= 0
-        fits = usable.sum(dim=2, keepdim=True) <= self._max_actions
+        fits = usable.sum(dim=2, keepdim=True) <= most[..., None]
         worth = worth.masked_fill((choice != UNDECIDED) | (is_sure & fits), -torch.inf)
         return bound, sets, worth
 
@@ -208,14 +210,27 @@ class BestFirst:
         width = people.limits.upper - people.limits.lower
         return torch.where(people.limits.may_act, width.clamp(max=1e9), 0.0)
 
-    def _at_most(self, sets: Tensor, gain: Tensor) -> Tensor:
+    def _prices(self, people: People) -> Tensor:
+        """Prices of squared changes; where these vary, those of moving well into the box."""
+        box = people.limits
+        far = people.x + MOVE * (box.upper - people.x).clamp(max=1e9)
+        every = torch.ones_like(box.may_act)
+        return self._cost.prices(people.x, every, far, people.weights)
+
+    def _most(self, people: People) -> Tensor:
+        """Largest set of each person, shape ``(n, 1)``."""
+        most = torch.full((len(people), 1), self._max_actions)
+        own = people.limits.max_actions
+        return most if own is None else torch.minimum(most, own[:, None])
+
+    def _at_most(self, most: Tensor, sets: Tensor, gain: Tensor) -> Tensor:
         """Keep the features of a set that bring most, as many as a plan may have."""
-        if self._max_actions >= len(self._columns):
+        if bool((most >= len(self._columns)).all()):
             return sets
         rank = gain.masked_fill(~sets, -1.0).argsort(dim=2, descending=True, stable=True)
         place = torch.empty_like(rank)
         place.scatter_(2, rank, torch.arange(sets.shape[2]).expand_as(rank).contiguous())
-        return sets & (place < self._max_actions)
+        return sets & (place < most[..., None])
 
     def _offered(
         self, people: People, model: LocalModel, sets: Tensor, pool: Tensor, pool_cost: Tensor
@@ -240,6 +255,8 @@ class BestFirst:
 # Nodes split at once and kept open for each person.
 BEAM = 8
 FRONTIER = 256
+# Share of the box at which prices are taken.
+MOVE = 0.2
 # Falling short by less is rounding; prices of sets that fall short begin at FAR.
 ROUNDING = 1e-12
 FAR = 1e100

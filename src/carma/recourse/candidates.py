@@ -35,6 +35,10 @@ class Found:
         mask, cost = torch.zeros_like(x, dtype=torch.bool), torch.full_like(x[:, 0], torch.inf)
         return cls(mask, x.clone(), cost, torch.zeros(len(x), dtype=torch.long))
 
+    def __getitem__(self, rows: Tensor) -> Found:
+        """The answers of some people, by position."""
+        return Found(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
     def put(self, rows: Tensor, part: Found) -> None:
         """Replace the answers of some people, by position."""
         for entry in fields(self):

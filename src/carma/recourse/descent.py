@@ -5,19 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.recourse.halfspace import cheapest_change
 from carma.recourse.target import People, Target
 
-__all__ = ["Descent"]
+__all__ = ["PUSHES", "Descent"]
+
+# How much longer plans get that stopped a hair before the boundary.
+PUSHES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 class Descent:
     """Walks to the cheapest plan of a given set of features, each from its own start.
 
-    Every step linearises the surplus where the walk stands, solves the quadratic problem that
-    results (cheapest plan past the linearised boundary, inside the person's box) in closed form,
-    and goes to its solution. The step is taken only if it lowers an exact penalty function, cost
+    Every step linearises the surplus where the walk stands, takes the quadratic around the person
+    that has the cost's slope there (``Cost.prices``), solves the problem that results (cheapest
+    plan past the linearised boundary, inside the person's box) in closed form, and goes to its
+    solution. The step is taken only if it lowers an exact penalty function, cost
     plus multiplier times shortfall. Where it lowers that by much less than the linear problem
     promised, the next step is pulled three times as strongly to where the walk stands: along the
     boundary first, and towards it only after several such steps. Every plan on the way that
@@ -40,10 +44,9 @@ class Descent:
     """
 
     def __init__(
-        self, target: Target, cost: SquaredCost, people: People, mask: Tensor, start: Tensor
+        self, target: Target, cost: Cost, people: People, mask: Tensor, start: Tensor
     ) -> None:
         self._target, self._people, self._price_of = target, people, cost
-        self._price = torch.where(cost.scale > 0, cost.scale, 1.0)
         self.mask = mask
         self.values = torch.where(mask, start, people.x)
         self._surplus, self._slope = target.surplus_and_slope(people, mask, self.values)
@@ -73,7 +76,8 @@ class Descent:
         slack = SLACK * (1 + needed.abs())
         lower = torch.where(self.mask, (box.lower - goal).clamp(max=0), 0.0)
         upper = torch.where(self.mask, (box.upper - goal).clamp(min=0), 0.0)
-        change, multiplier = cheapest_change(self._price, self._slope, needed + slack, lower, upper)
+        prices = self._price_of.prices(self._people.x, self.mask, self.values, self._people.weights)
+        change, multiplier = cheapest_change(prices, self._slope, needed + slack, lower, upper)
         # The multiplier is half the price of surplus, of which the pull leaves out a part: twice
         # that price makes the penalty exact.
         price = 2 * multiplier / self._length
@@ -98,19 +102,39 @@ class Descent:
         longer = torch.where(gained > GOOD * promised, 2 * self._length, self._length)
         self._length = torch.where(is_poor, self._length / 3, longer).clamp(SHORTEST, 1)
 
-    def settle(self) -> None:
-        """Push walks that stopped a hair before the boundary over it."""
-        x = self._people.x
-        for push in PUSHES:
-            trial = self._inside(x + (1 + push) * (self.values - x))
-            cost = self._cost_of(trial)
-            self._note(trial, self._target.surplus(self._people, self.mask, trial), cost)
+    def settle(self, pushes: tuple[float, ...] = PUSHES) -> Tensor:
+        """Push walks that stopped a hair before the boundary over it.
+
+        Args:
+            pushes: How much longer plans get, as shares, one after the other.
+
+        Returns:
+            How many were tried for each walk, shape ``(n,)``, int64.
+        """
+        tried = torch.zeros(len(self), dtype=torch.long)
+        is_short = (self._surplus < 0) & (self._cost < self.best_cost)
+        rows = is_short.nonzero().squeeze(1)
+        for push in pushes:
+            if not len(rows):
+                break
+            tried[rows] += 1
+            people, mask, start = self._people[rows], self.mask[rows], self.values[rows]
+            box = people.limits
+            further = (people.x + (1 + push) * (start - people.x)).clamp(box.lower, box.upper)
+            trial = torch.where(mask, further, people.x)
+            works = self._target.surplus(people, mask, trial) >= 0
+            cost = self._price_of(people.x, mask, trial, people.weights)
+            better = works & (cost < self.best_cost[rows])
+            self.best_cost = self.best_cost.index_put((rows[better],), cost[better])
+            self.best_values = self.best_values.index_put((rows[better],), trial[better])
+            rows = rows[~works]
+        return tried
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these walks only."""
         self._people = self._people[rows]
         for name, value in vars(self).items():
-            if isinstance(value, Tensor) and name != "_price":
+            if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
     def _note(self, values: Tensor, surplus: Tensor, cost: Tensor) -> None:
@@ -128,7 +152,7 @@ class Descent:
         return cost + self._penalty * (-surplus).clamp(min=0, max=FAR)
 
     def _cost_of(self, values: Tensor) -> Tensor:
-        return self._price_of(self._people.x, self.mask, values)
+        return self._price_of(self._people.x, self.mask, values, self._people.weights)
 
 
 # Aim this far past the linearised boundary, relative to the distance.
@@ -142,4 +166,3 @@ PATIENCE = 81
 # Shares of what was promised; least length of a step, from which on nothing is to be gained.
 POOR, GOOD = 0.1, 0.5
 SHORTEST = 1e-6
-PUSHES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)

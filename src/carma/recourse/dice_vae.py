@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from carma.classifiers.base import Classifier
-from carma.constraints import Limits
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
@@ -20,6 +19,7 @@ from carma.recourse.hinge import Hinge
 from carma.recourse.networks import mlp
 from carma.recourse.proposal import Proposal
 from carma.recourse.status import Status
+from carma.recourse.target import People
 from carma.state import State
 from carma.training import History, TrainingSettings, check_widths, split_rows, train
 
@@ -133,7 +133,7 @@ class DiceVae(Solver):
         causal_model: CausalModel,
         classifier: Classifier,
         *,
-        cost: SquaredCost | None = None,
+        cost: Cost | None = None,
         settings: DiceVaeSettings | None = None,
     ) -> None:
         super().__init__(causal_model, classifier, cost=cost)
@@ -186,7 +186,8 @@ class DiceVae(Solver):
             )
         self._networks, self._hinge = networks.eval().requires_grad_(False), hinge
 
-    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:  # noqa: ARG002
+    def _propose(self, people: People, n_plans: int) -> Proposal:  # noqa: ARG002
+        x, limits = people.x, people.limits
         mean, _ = self._networks.encode(x)
         values = self.limits.project(x, x + self._networks.change(mean), limits)
         do = Intervention(limits.may_act & (values != x), values)
@@ -228,7 +229,7 @@ class DiceVae(Solver):
 
     @classmethod
     def restore(
-        cls, causal_model: CausalModel, classifier: Classifier, cost: SquaredCost, state: State
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
     ) -> Self:
         """See ``Solver.restore``."""
         settings = DiceVaeSettings.from_dict(state.config["settings"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations, islice
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
 from carma.constraints import Limits
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.errors import SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
@@ -19,9 +19,11 @@ from carma.recourse.base import Solver
 from carma.recourse.best_first import BestFirst, LocalModel
 from carma.recourse.candidates import Candidates, Found
 from carma.recourse.descent import PUSHES
+from carma.recourse.doubt import Doubt
 from carma.recourse.linear import LinearSearch
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.proposal import Proposal
+from carma.recourse.starts import spread_evenly
 from carma.recourse.status import Status
 from carma.recourse.subsets import all_subsets, n_subsets, set_codes
 from carma.recourse.target import People, Target, check_margin
@@ -125,7 +127,7 @@ class ExactSolver(Solver):
         causal_model: CausalModel,
         classifier: Classifier,
         *,
-        cost: SquaredCost | None = None,
+        cost: Cost | None = None,
         settings: ExactSettings | None = None,
     ) -> None:
         super().__init__(causal_model, classifier, cost=cost)
@@ -133,6 +135,7 @@ class ExactSolver(Solver):
         check_margin(type(self).__name__, chosen.margin, classifier)
         self._target = Target(self._follow, classifier, self.limits, chosen.margin)
         self._bare_target = Target(self._follow, classifier, self.limits, 0.0)
+        self._doubt = self._new_doubt()
         self._columns = self.encoding.actionable
         self._linear = self._linear_search(self._target)
         self._proof = self._linear_search(self._bare_target) if chosen.margin else self._linear
@@ -151,7 +154,7 @@ class ExactSolver(Solver):
                 chosen.max_actions,
                 GUIDE_ROUNDS if self._linear is None else PROOF_ROUNDS,
             )
-        shares = self._shares(chosen.starts)
+        shares = spread_evenly(chosen.starts, self._columns, self.encoding.n_columns)
         self._walks = WalkSearch(
             self._target, self.cost, shares, chosen.explore_steps, chosen.keep, chosen.refine_steps
         )
@@ -173,30 +176,41 @@ class ExactSolver(Solver):
 
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
 
-    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
+    def _propose(self, people: People, n_plans: int) -> Proposal:
         # No slope can be had through tensors that were made in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            box = Limits(limits.lower.clone(), limits.upper.clone(), limits.may_act.clone())
-            people = People(x.clone(), u.clone(), box)
+            people = people.cloned()
             is_hopeless = self._is_hopeless(people)
             verdict = torch.where(is_hopeless, Status.INFEASIBLE.code, Status.NOT_FOUND.code)
-            found = Found.none(people)
-            for rows in torch.split((~is_hopeless).nonzero().squeeze(1), self._rows_at_once):
-                part, is_proof = self._search(people[rows])
-                found.put(rows, part)
-                verdict[rows[is_proof & ~torch.isfinite(part.cost)]] = Status.INFEASIBLE.code
-            found = self._settled(people, found)
-        return Proposal(Intervention(found.mask, found.values), found.n_evaluations, verdict)
+            menu: list[Found] = []
+            open_rows = (~is_hopeless).nonzero().squeeze(1)
+            for place in range(n_plans):
+                found = Found.none(people)
+                for rows in torch.split(open_rows, self._rows_at_once):
+                    part, is_proof = self._search(people[rows], [f[rows] for f in menu])
+                    found.put(rows, part)
+                    if place == 0:
+                        is_none = is_proof & ~torch.isfinite(part.cost)
+                        verdict[rows[is_none]] = Status.INFEASIBLE.code
+                menu.append(self._settled(people, found))
+                open_rows = torch.isfinite(found.cost).nonzero().squeeze(1)
+            mask = torch.stack([f.mask for f in menu], dim=1).flatten(0, 1)
+            values = torch.stack([f.values for f in menu], dim=1).flatten(0, 1)
+            tried = torch.stack([f.n_evaluations for f in menu]).sum(dim=0)
+            uncertainty = self._doubt.of(people.repeated(n_plans), mask, values)
+        return Proposal(Intervention(mask, values), tried, verdict, uncertainty=uncertainty)
 
-    def _search(self, people: People) -> tuple[Found, Tensor]:
-        """Best plans, and whether finding none is a proof that there is none."""
+    def _search(self, people: People, menu: list[Found]) -> tuple[Found, Tensor]:
+        """Best plans that leave alone some feature of each plan on the menu.
+
+        Also whether finding none is a proof that there is none.
+        """
         no_proof = torch.zeros(len(people), dtype=torch.bool)
         if self._every is None:
-            return self._most_promising(people), no_proof
-        forbidden = (self._every & ~people.limits.may_act[:, None]).any(dim=2)
-        masks = self._every & ~forbidden[..., None]
+            return self._most_promising(people, menu), no_proof
+        masks = self._usable(people, menu, self._every.expand(len(people), -1, -1))
         if self._linear is None or self._proof is None:
-            return self._flipped(people, self._best_of(people, masks)), no_proof
+            return self._flipped(people, menu, self._best_of(people, masks)), no_proof
         found = self._linear.candidates(people, masks).best()
         if self._proof is self._linear:
             return found, ~no_proof
@@ -204,15 +218,26 @@ class ExactSolver(Solver):
         bare = self._proof.candidates(people, masks).best()
         return found, ~torch.isfinite(bare.cost)
 
-    def _most_promising(self, people: People) -> Found:
+    def _usable(self, people: People, menu: list[Found], masks: Tensor) -> Tensor:
+        """The sets that a person may act on, the others empty."""
+        usable = people.limits.allows(masks)
+        for plan in menu:
+            usable &= (plan.mask[:, None] & ~masks).any(dim=2)
+        return masks & usable[..., None]
+
+    def _most_promising(self, people: People, menu: list[Found]) -> Found:
         """Best plans where there are too many sets to try them all."""
         assert self._best_first is not None  # noqa: S101
-        plain = self._plain & people.limits.may_act[:, None]
+        plain = self._usable(people, menu, self._plain & people.limits.may_act[:, None])
         if self._linear is None and not self.classifier.has_slope:
             # Nothing to list sets by.
-            return self._flipped(people, self._best_of(people, plain))
+            return self._flipped(people, menu, self._best_of(people, plain))
         model = LocalModel.around(self._follow, self._target, people, people.x)
         masks, _ = self._best_first.subsets(people, model)
+        if menu:
+            # What the search lists may all contain a set that is on the menu.
+            masks = torch.cat([masks, plain], dim=1)
+        masks = self._usable(people, menu, masks)
         if self._linear is not None:
             return self._linear.candidates(people, masks).best()
         # Where all slopes are 0, they suggest no set; and they know nothing of steps and levels.
@@ -227,10 +252,10 @@ class ExactSolver(Solver):
             model = model.meeting(found.mask, found.values - people.x)
             masks, _ = self._best_first.subsets(people, model)
             is_old = (set_codes(masks)[:, :, None] == set_codes(tried)[:, None]).any(dim=2)
-            masks = masks & ~is_old[..., None]
+            masks = self._usable(people, menu, masks & ~is_old[..., None])
             found = found.or_better(self._best_of(people, masks))
             tried = torch.cat([tried, masks], dim=1)
-        return self._flipped(people, found)
+        return self._flipped(people, menu, found)
 
     def _plain_sets(self) -> Tensor:
         """Sets to try where nothing tells which: large ones that hold all, then small ones."""
@@ -244,7 +269,7 @@ class ExactSolver(Solver):
             masks[row, list(chosen)] = True
         return masks
 
-    def _flipped(self, people: People, found: Found) -> Found:
+    def _flipped(self, people: People, menu: list[Found], found: Found) -> Found:
         """Improve plans by adding or dropping one feature at a time."""
         flips = torch.zeros(len(self._columns), people.x.shape[1], dtype=torch.bool)
         flips[torch.arange(len(self._columns)), self._columns] = True
@@ -253,7 +278,7 @@ class ExactSolver(Solver):
             masks = (found.mask[:, None] ^ flips) & people.limits.may_act[:, None]
             masks &= torch.isfinite(found.cost)[:, None, None]
             too_many = masks.sum(dim=2) > (self.settings.max_actions or len(self._columns))
-            masks &= ~too_many[..., None]
+            masks = self._usable(people, menu, masks & ~too_many[..., None])
             flipped = self._from_point(people, masks, reached)
             if not bool((flipped.cost < found.cost).any()):
                 break
@@ -282,6 +307,8 @@ class ExactSolver(Solver):
             found = found.or_better(self._patterns.candidates(people, masks).best())
         else:
             found = self._polish.improved(plans.cheapest(POLISHED)).best()
+            # In single precision a plan may look a hair too short in a batch of another size.
+            found = replace(plans.best(), n_evaluations=0 * found.n_evaluations).or_better(found)
         # Where the slope is nought or misleads, trials may still find something.
         lost = (~torch.isfinite(found.cost)).nonzero().squeeze(1)
         if len(lost) and not self.limits.has_grid:
@@ -315,7 +342,7 @@ class ExactSolver(Solver):
         """Proven: no plan within the limits reaches the threshold, ``(n,)``."""
         box = people.limits
         # What can only be set to the own value moves nothing.
-        moves = Limits(box.lower, box.upper, box.may_act & (box.lower < box.upper))
+        moves = Limits(box.lower, box.upper, box.can_move)
         follows = self._may_follow(moves.may_act)
         _, highest = self.classifier.bounds(*self.limits.reachable(people.x, moves, follows))
         return highest < self._bare_target.logit
@@ -330,20 +357,16 @@ class ExactSolver(Solver):
         effects, weights = self._effects(), self.classifier.linear_weights
         follows = self.encoding.reachability[:, self._columns].any(dim=1)
         is_bounded = bool((follows & self.limits.is_bounded).any())
-        if effects is None or weights is None or is_bounded or self.limits.has_grid:
+        is_known = self.cost.is_quadratic and not is_bounded and not self.limits.has_grid
+        if effects is None or weights is None or not is_known:
             return None
         return LinearSearch(target, self.cost, effects, weights[0])
 
     def _effects(self) -> Tensor | None:
         return self.causal_model.direct_effects
 
-    def _shares(self, count: int) -> Tensor:
-        """Points spread evenly over the unit box of the actionable columns, ``(count, d)``."""
-        shares = torch.zeros(count, self.encoding.n_columns, dtype=torch.float64)
-        engine: Any = torch.quasirandom.SobolEngine
-        draws = engine(len(self._columns), scramble=True, seed=0)
-        shares[:, self._columns] = draws.draw(count).double()
-        return shares
+    def _new_doubt(self) -> Doubt:
+        return Doubt(self.causal_model, self.classifier)
 
     def _block(self, name: str) -> range:
         where = self.encoding.block(name)
@@ -355,7 +378,7 @@ class ExactSolver(Solver):
 
     @classmethod
     def restore(
-        cls, causal_model: CausalModel, classifier: Classifier, cost: SquaredCost, state: State
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
     ) -> Self:
         """See ``Solver.restore``."""
         return cls(causal_model, classifier, cost=cost, settings=ExactSettings(**state.config))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from carma.classifiers.base import Classifier
 from carma.constraints import Limits, PlanLimits
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
@@ -98,7 +98,7 @@ class GridOracle(Solver):
         causal_model: CausalModel,
         classifier: Classifier,
         *,
-        cost: SquaredCost | None = None,
+        cost: Cost | None = None,
         settings: GridSettings | None = None,
     ) -> None:
         super().__init__(causal_model, classifier, cost=cost)
@@ -123,8 +123,8 @@ class GridOracle(Solver):
     def _around(self, x: Tensor) -> Limits:
         return (self.limits if self.settings.bounded else self._declared).around(x)
 
-    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
-        people = People(x, u, limits)
+    def _propose(self, people: People, n_plans: int) -> Proposal:  # noqa: ARG002
+        x = people.x
         options = [self._options(people, i) for i in self.encoding.actionable.tolist()]
         sizes = [values.shape[1] for values, _ in options]
         at_once = max(1, MEMORY // min(math.prod(sizes), BLOCK))
@@ -250,7 +250,7 @@ class GridOracle(Solver):
 
     @classmethod
     def restore(
-        cls, causal_model: CausalModel, classifier: Classifier, cost: SquaredCost, state: State
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
     ) -> Self:
         """See ``Solver.restore``."""
         settings = GridSettings(**state.config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.recourse.candidates import Candidates
 from carma.recourse.halfspace import cheapest_change
 from carma.recourse.target import People, Target
@@ -22,15 +22,14 @@ class LinearSearch:
 
     Args:
         target: What to reach.
-        cost: What plans cost.
+        cost: What plans cost, quadratic.
         effects: Direct effects, ``[i, j]`` of column j on column i, shape ``(d, d)``.
         weights: Of the classifier's log-odds, shape ``(d,)``.
     """
 
-    def __init__(self, target: Target, cost: SquaredCost, effects: Tensor, weights: Tensor) -> None:
+    def __init__(self, target: Target, cost: Cost, effects: Tensor, weights: Tensor) -> None:
         self._target, self._cost = target, cost
         self._effects, self._weights = effects, weights
-        self._price = torch.where(cost.scale > 0, cost.scale, 1.0)
 
     def candidates(self, people: People, masks: Tensor) -> Candidates:
         """The best plan of each set; see ``WalkSearch.candidates``."""
@@ -47,12 +46,13 @@ class LinearSearch:
         lower = torch.where(mask, some.limits.lower - some.x, 0.0)
         upper = torch.where(mask, some.limits.upper - some.x, 0.0)
         slack = SLACK * (1 + needed.abs())
-        change, _ = cheapest_change(self._price, slope, needed + slack, lower, upper)
+        prices = self._cost.prices(some.x, mask, some.x, some.weights)
+        change, _ = cheapest_change(prices, slope, needed + slack, lower, upper)
         reached = (slope * change).sum(dim=1) >= needed
         values = torch.where(
             mask, (some.x + change).clamp(some.limits.lower, some.limits.upper), some.x
         )
-        cost = torch.where(reached, self._cost(some.x, mask, values), torch.inf)
+        cost = torch.where(reached, self._cost(some.x, mask, values, some.weights), torch.inf)
         effort = torch.bincount(person, minlength=len(people))
         return Candidates(people, person, mask, values, cost, effort)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from carma.interventions import Intervention
+from carma.recourse.doubt import Doubt
 from carma.recourse.exact import ExactSolver
 
 __all__ = ["NonCausalOptimum"]
@@ -37,6 +38,10 @@ class NonCausalOptimum(ExactSolver):
 
     def _follow(self, x: Tensor, intervention: Intervention, u: Tensor) -> Tensor:  # noqa: ARG002
         return torch.where(intervention.mask, intervention.values, x)
+
+    def _new_doubt(self) -> Doubt:
+        # Someone who thinks that nothing follows doubts nothing.
+        return Doubt(self.causal_model, self.classifier, n_alternatives=0)
 
     def _may_follow(self, may_act: Tensor) -> Tensor:
         return torch.zeros_like(may_act)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from carma.constraints import PlanLimits
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.recourse.candidates import Candidates, lowest
 from carma.recourse.target import People, Target
 from carma.state import seeded
@@ -40,7 +40,7 @@ class PatternSearch:
     def __init__(
         self,
         target: Target,
-        cost: SquaredCost,
+        cost: Cost,
         limits: PlanLimits,
         shares: Tensor,
         keep: int,
@@ -67,7 +67,7 @@ class PatternSearch:
         share = self._shares.repeat(len(person), 1)
         start = some.limits.lower + share * (some.limits.upper - some.limits.lower)
         values, surplus = self._drawn_in(some, mask, start)
-        cost = torch.where(surplus >= 0, self._cost(some.x, mask, values), torch.inf)
+        cost = torch.where(surplus >= 0, self._cost(some.x, mask, values, some.weights), torch.inf)
         # Among plans that do not work, those that come nearest.
         rank = torch.where(surplus >= 0, cost, FAR - surplus.clamp(min=-FAR))
         group = torch.arange(len(person)).repeat_interleave(s)
@@ -87,7 +87,10 @@ class PatternSearch:
         width = torch.where(mask, (box.upper - box.lower).clamp(max=WIDEST), 0.0)
         values = self._said(people, mask, plans.values)
         surplus = self._target.surplus(people, mask, values)
-        cost = self._cost(x, mask, values)
+        weights = people.weights
+        cost = self._cost(x, mask, values, weights)
+        each_weight = None if weights is None else weights[:, None]
+        fixed = self._cost.per_action * mask.sum(dim=1, keepdim=True)
         draws, tried = seeded(self._seed), 1
         reach = torch.full_like(cost, self._reach)
         for turn in range(self._rounds):
@@ -99,9 +102,10 @@ class PatternSearch:
             each = mask[:, None].expand_as(trials)
             here = x[:, None].expand_as(trials)
             asked = (1 - GAIN * reach[:, None]) * own
-            price = self._cost(here, each, trials)
-            # The squared cost of x + t (v - x) grows with t squared.
-            shrink = (asked / price.clamp(min=1e-300)).sqrt().clamp(max=1)
+            price = self._cost(here, each, trials, each_weight)
+            # The cost of x + t (v - x) grows with t to the power of its degree.
+            share = (asked - fixed).clamp(min=0) / (price - fixed).clamp(min=1e-300)
+            shrink = share.pow(1 / self._cost.degree).clamp(max=1)
             trials = torch.where(
                 works[..., None], here + shrink[..., None] * (trials - here), trials
             )
@@ -109,7 +113,7 @@ class PatternSearch:
             flat = self._said(many, each.flatten(0, 1), trials.flatten(0, 1))
             got = self._target.surplus(many, each.flatten(0, 1), flat).view(-1, k)
             trials = flat.view_as(trials)
-            price = self._cost(here, each, trials)
+            price = self._cost(here, each, trials, each_weight)
             better = torch.where(
                 works, (got >= 0) & (price < own), (got > surplus[:, None]) | (got >= 0)
             )

@@ -24,6 +24,9 @@ class Plans:
         cost: Shape ``(n,)``; 0 for accepted people, NaN without a plan.
         probability_before: Of the factual row, shape ``(n,)``.
         probability_after: Of the counterfactual, shape ``(n,)``.
+        expected_validity: Probability that the plan holds under the true mechanisms, given how
+            well the data determine them, shape ``(n,)``; 1 for accepted people, NaN where there
+            is no plan or the solver does not know.
         n_evaluations: Counterfactuals computed in search of each plan, shape ``(n,)``, int64.
     """
 
@@ -34,6 +37,7 @@ class Plans:
     cost: Tensor
     probability_before: Tensor
     probability_after: Tensor
+    expected_validity: Tensor
     n_evaluations: Tensor
 
     @classmethod
@@ -50,7 +54,27 @@ class Plans:
         mask = torch.zeros_like(x, dtype=torch.bool)
         cost = torch.zeros_like(probability)
         none = torch.zeros(len(x), dtype=torch.long)
-        return cls(status, mask, x.clone(), x.clone(), cost, probability, probability.clone(), none)
+        after, sure = probability.clone(), torch.ones_like(probability)
+        return cls(status, mask, x.clone(), x.clone(), cost, probability, after, sure, none)
+
+    def __getitem__(self, rows: Tensor | slice) -> Plans:
+        """The answers of some people, by position, slice or bool."""
+        return Plans(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @property
+    def has_plan(self) -> Tensor:
+        """True where there is a checked plan, shape ``(n,)``."""
+        found = torch.tensor([s.code for s in Status if s.has_plan])
+        return torch.isin(self.status, found)
+
+    @classmethod
+    def no_other(cls, x: Tensor, probability: Tensor) -> Plans:
+        """Answers where there is no further plan."""
+        plans = cls.nothing_to_do(x, probability)
+        plans.status.fill_(Status.NO_OTHER.code)
+        plans.cost.fill_(torch.nan)
+        plans.expected_validity.fill_(torch.nan)
+        return plans
 
     def put(self, rows: Tensor, part: Plans) -> None:
         """Replace the answers where ``rows``, ``(n,)`` bool, is true."""

@@ -1,4 +1,4 @@
-"""CARMA as published: one forward pass of a mask network and an action network."""
+"""CARMA as published: trained by multipliers, one forward pass, one plan."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from carma.classifiers.base import Classifier
-from carma.constraints import Limits
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
@@ -20,15 +19,16 @@ from carma.recourse.multipliers import Multiplier
 from carma.recourse.networks import PolicyNetworks
 from carma.recourse.proposal import Proposal
 from carma.recourse.status import Status
+from carma.recourse.target import People
 from carma.state import State
 from carma.training import History, TrainingSettings, check_widths, split_rows, train
 
-__all__ = ["Carma", "CarmaSettings"]
+__all__ = ["PublishedCarma", "PublishedSettings"]
 
 
 @dataclass(frozen=True)
-class CarmaSettings:
-    """Settings of CARMA; the defaults serve every set.
+class PublishedSettings:
+    """Settings of CARMA as published; the defaults serve every set.
 
     Args:
         mask_hidden: Hidden widths of the mask network.
@@ -69,7 +69,7 @@ class CarmaSettings:
     def __post_init__(self) -> None:
         for name in ("mask_hidden", "action_hidden"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-            check_widths("CarmaSettings", name, getattr(self, name))
+            check_widths("PublishedSettings", name, getattr(self, name))
         rules = {
             "margin": (0 <= self.margin < 1, "be at least 0 and below 1"),
             "temperature": (0 < self.temperature < 100, "be above 0"),
@@ -85,7 +85,7 @@ class CarmaSettings:
         SettingsError.require(self, rules)
 
     @classmethod
-    def published(cls, name: str) -> CarmaSettings:
+    def table_5(cls, name: str) -> PublishedSettings:
         """Settings of the paper's Table 5.
 
         Args:
@@ -96,12 +96,12 @@ class CarmaSettings:
             SettingsError: The name is unknown.
 
         Example:
-            >>> CarmaSettings.published("loan").mask_hidden
+            >>> PublishedSettings.table_5("loan").mask_hidden
             (32, 32)
         """
         if name not in TABLE_5:
             rule = f"be one of {', '.join(TABLE_5)}"
-            raise SettingsError.of("CarmaSettings", "name", rule, name)
+            raise SettingsError.of("PublishedSettings", "name", rule, name)
         rate, mask, action, epochs, batch, margin, temperature = TABLE_5[name]
         training = TrainingSettings(
             epochs=epochs,
@@ -123,7 +123,7 @@ class CarmaSettings:
         )
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> CarmaSettings:
+    def from_dict(cls, content: dict[str, Any]) -> PublishedSettings:
         """Undo ``dataclasses.asdict``."""
         content = dict(content)
         training = TrainingSettings(**content.pop("training"))
@@ -143,8 +143,8 @@ TABLE_5: dict[str, tuple[float, tuple[int, ...], tuple[int, ...], int, int, floa
 }
 
 
-class Carma(Solver):
-    """CARMA: recourse as one forward pass, learned without labels.
+class PublishedCarma(Solver):
+    """CARMA as published: recourse as one forward pass, learned without labels.
 
     ``z = abduct(x)``; the mask network picks the features, the action network one latent
     change each; ``z' = z + mask * change`` decodes to the values, which are moved inside the
@@ -160,7 +160,7 @@ class Carma(Solver):
         causal_model: Fitted.
         classifier: Differentiable.
         cost: See ``Solver``.
-        settings: See ``CarmaSettings``.
+        settings: See ``PublishedSettings``.
 
     Attributes:
         history_: Loss, held-out score and multiplier of every epoch.
@@ -169,18 +169,19 @@ class Carma(Solver):
         Majumdar & Valera 2024, CARMA, FAccT, doi 10.1145/3630106.3659003.
 
     Example:
-        >>> from carma import CarmaSettings, ClassifierSettings, TrainingSettings, fit_classifier
+        >>> from carma import ClassifierSettings, TrainingSettings, fit_classifier
         >>> from carma.benchmarks import load
         >>> data, quick = load("chain-lin", rows=400), TrainingSettings(epochs=5)
         >>> rows = data.frame("classifier")
         >>> classifier = fit_classifier(data.schema, rows, ClassifierSettings((), quick))
-        >>> solver = Carma(data.scm, classifier, settings=CarmaSettings(training=quick))
+        >>> settings = PublishedSettings(training=quick)
+        >>> solver = PublishedCarma(data.scm, classifier, settings=settings)
         >>> result = solver.fit(data.frame("recourse")).recommend(data.frame("recourse", "test"))
         >>> sum(result.counts().values())
         100
     """
 
-    kind: ClassVar[str] = "carma"
+    kind: ClassVar[str] = "carma_published"
     found: ClassVar[Status] = Status.AMORTIZED
     history_: History
 
@@ -189,11 +190,11 @@ class Carma(Solver):
         causal_model: CausalModel,
         classifier: Classifier,
         *,
-        cost: SquaredCost | None = None,
-        settings: CarmaSettings | None = None,
+        cost: Cost | None = None,
+        settings: PublishedSettings | None = None,
     ) -> None:
         super().__init__(causal_model, classifier, cost=cost)
-        self.settings = settings or CarmaSettings()
+        self.settings = settings or PublishedSettings()
         self._columns = self.encoding.actionable
 
     @property
@@ -236,7 +237,7 @@ class Carma(Solver):
                 training,
                 after_step=multiplier.step,
                 log=lambda: {"multiplier": multiplier.value},
-                description="carma",
+                description="published carma",
                 progress=progress,
             )
         self._networks, self._hinge = networks.eval().requires_grad_(False), hinge
@@ -245,14 +246,15 @@ class Carma(Solver):
     def margin(self) -> float:
         """Where the hinge of training ends, as a probability past the threshold."""
         if not self.is_fitted:
-            raise NotFittedError.of("Carma", "margin")
+            raise NotFittedError.of("PublishedCarma", "margin")
         return self._hinge.aim
 
-    def _propose(self, x: Tensor, u: Tensor, limits: Limits) -> Proposal:
-        mask = self._networks.mask(u)
-        decoded = self._decode(self._networks, u, mask)
+    def _propose(self, people: People, n_plans: int) -> Proposal:  # noqa: ARG002
+        x, limits = people.x, people.limits
+        mask = self._networks.mask(people.u)
+        decoded = self._decode(self._networks, people.u, mask)
         values = self.limits.project(x, decoded, limits)
-        do = Intervention(self._spread(mask, x) > 0, values)
+        do = Intervention((self._spread(mask, x) > 0) & limits.may_act, values)
         return Proposal(do, torch.ones(len(x), dtype=torch.long))
 
     def _outcome(
@@ -309,7 +311,7 @@ class Carma(Solver):
     def state(self) -> State:
         """See ``Solver.state``."""
         if not self.is_fitted:
-            raise NotFittedError.of("Carma", "state")
+            raise NotFittedError.of("PublishedCarma", "state")
         config = {
             "settings": asdict(self.settings),
             "history": asdict(self.history_),
@@ -319,10 +321,10 @@ class Carma(Solver):
 
     @classmethod
     def restore(
-        cls, causal_model: CausalModel, classifier: Classifier, cost: SquaredCost, state: State
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
     ) -> Self:
         """See ``Solver.restore``."""
-        settings = CarmaSettings.from_dict(state.config["settings"])
+        settings = PublishedSettings.from_dict(state.config["settings"])
         solver = cls(causal_model, classifier, cost=cost, settings=settings)
         with torch.random.fork_rng(devices=[]):
             networks = solver._new_networks()

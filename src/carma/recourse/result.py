@@ -45,6 +45,8 @@ class Recommendation:
         cost: Of the plan; ``None`` without one.
         probability_before: Of the favourable outcome today.
         probability_after: Of the favourable outcome after the plan; ``None`` without one.
+        expected_validity: Probability that the plan really brings acceptance, given how well the
+            data determine what follows from it; ``None`` where that is not known.
         n_evaluations: Counterfactuals that the solver computed in search of the plan.
     """
 
@@ -55,6 +57,7 @@ class Recommendation:
     cost: float | None
     probability_before: float
     probability_after: float | None
+    expected_validity: float | None
     n_evaluations: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ class Recommendation:
             # JSON has no NaN.
             "probability_before": None if math.isnan(before) else before,
             "probability_after": self.probability_after,
+            "expected_validity": self.expected_validity,
             "n_evaluations": self.n_evaluations,
         }
 
@@ -77,17 +81,18 @@ class Recommendation:
 class RecourseResult:
     """Answers for a table of people, in its order and with its index.
 
-    Made by ``Solver.recommend``. Indexing gives one ``Recommendation``; ``to_frame``,
-    ``to_json`` and ``explain`` show all or one in original units.
+    Made by ``Solver.recommend``. Indexing gives one ``Recommendation``, ``menu`` all plans of
+    one person; ``to_frame``, ``to_json`` and ``explain`` show all or one in original units.
 
     Args:
         encoding: Of the schema.
         x: Factual rows, shape ``(n, d)``, model space.
-        plans: Checked plans of the same rows.
+        plans: Checked plans of the same rows: the best ones.
         index: Row labels.
         threshold: Probability from which a person is accepted.
         seconds: Time that the solver took for all people.
         is_polars: Whether ``to_frame`` gives a polars table.
+        others: Each person's second plan, third plan, and so on.
     """
 
     def __init__(
@@ -100,10 +105,12 @@ class RecourseResult:
         seconds: float,
         *,
         is_polars: bool = False,
+        others: tuple[Plans, ...] = (),
     ) -> None:
         self.encoding, self.x, self.plans = encoding, x, plans
         self.index, self.threshold, self.seconds = index, threshold, seconds
         self._is_polars = is_polars
+        self.others = others
 
     @classmethod
     def of(
@@ -111,7 +118,7 @@ class RecourseResult:
         encoding: Encoding,
         people: Any,
         x: Tensor,
-        plans: Plans,
+        menus: tuple[Plans, ...],
         threshold: float,
         seconds: float,
     ) -> RecourseResult:
@@ -119,47 +126,31 @@ class RecourseResult:
         is_pandas = isinstance(people, pd.DataFrame)
         is_polars = not is_pandas and nw.from_native(people).implementation.is_polars()
         index = to_pandas(people).index
-        return cls(encoding, x, plans, index, threshold, seconds, is_polars=is_polars)
+        best, *others = menus
+        return cls(
+            encoding,
+            x,
+            best,
+            index,
+            threshold,
+            seconds,
+            is_polars=is_polars,
+            others=tuple(others),
+        )
 
     def __len__(self) -> int:
         """Number of people."""
         return len(self.x)
 
     def __getitem__(self, position: int) -> Recommendation:
-        """Answer for the person at a position (not label)."""
-        n = len(self)
-        if not -n <= position < n:
-            raise IndexError(f"position {position} of {n} people")
-        i = range(n)[position]
-        plans = self.plans
-        status = STATUSES[int(plans.status[i])]
-        actions: dict[str, Change] = {}
-        consequences: dict[str, Change] = {}
-        if status.has_plan:
-            rows = slice(i, i + 1)
-            # Column by column: a row of a table would turn whole numbers into decimals.
-            before = self.encoding.decode(self.x[rows])
-            after = self.encoding.decode(plans.counterfactual[rows])
-            moved = self._has_moved[i]
-            for feature in self.encoding.schema.features:
-                name = feature.name
-                change = Change(_plain(before[name].iloc[0]), _plain(after[name].iloc[0]))
-                where = self.encoding.block(name)
-                if bool(plans.mask[i, where].any()):
-                    actions[name] = change
-                elif moved[where].any() and change.before != change.after:
-                    consequences[name] = change
-        has_cost = status.has_plan or status is Status.ALREADY_ACCEPTED
-        return Recommendation(
-            _plain(self.index[i]),
-            status,
-            actions,
-            consequences,
-            float(plans.cost[i]) if has_cost else None,
-            float(plans.probability_before[i]),
-            float(plans.probability_after[i]) if has_cost else None,
-            int(plans.n_evaluations[i]),
-        )
+        """Answer for the person at a position (not label): the best plan."""
+        return self._recommendation(self._row(position), self.plans)
+
+    def menu(self, position: int) -> list[Recommendation]:
+        """Every plan of the person at a position, the cheapest first; without one, the answer."""
+        i = self._row(position)
+        further = [plans for plans in self.others if STATUSES[int(plans.status[i])].has_plan]
+        return [self._recommendation(i, plans) for plans in (self.plans, *further)]
 
     def __iter__(self) -> Iterator[Recommendation]:
         """Answers in the table's order."""
@@ -180,24 +171,41 @@ class RecourseResult:
 
         Returns:
             Columns ``status``, ``cost``, ``probability_before``, ``probability_after``,
-            ``n_actions``, ``n_evaluations``; then ``do_<feature>`` for every actionable
-            feature (missing where the plan leaves it alone) and ``after_<feature>`` for every
-            feature that can move (missing without a plan). A polars table where a polars table
-            was given.
+            ``expected_validity``, ``n_actions``, ``n_evaluations``; then ``do_<feature>`` for
+            every actionable feature (missing where the plan leaves it alone) and
+            ``after_<feature>`` for every feature that can move (missing without a plan). Where
+            several plans were asked for, a column ``plan`` counts from 1 and a person has a row
+            for each plan. A polars table where a polars table was given.
         """
-        plans, schema = self.plans, self.encoding.schema
-        has_plan = self._has_plan
-        is_answered = has_plan | (plans.status.numpy() == Status.ALREADY_ACCEPTED.code)
-        before = pd.Series(plans.probability_before.numpy(), self.index)
+        frame = self._frame(self.plans)
+        if self.others:
+            parts = [frame.assign(plan=1)]
+            for place, plans in enumerate(self.others, start=2):
+                parts.append(self._frame(plans).assign(plan=place)[plans.has_plan.numpy()])
+            position = np.concatenate(
+                [np.arange(len(self)), *(p.has_plan.numpy().nonzero()[0] for p in self.others)]
+            )
+            every = pd.concat(parts).iloc[np.argsort(position, kind="stable")]
+            frame = every[["plan", *frame.columns]]
+        return nw.from_native(frame).to_polars() if self._is_polars else frame
+
+    def _frame(self, plans: Plans) -> pd.DataFrame:
+        schema, status = self.encoding.schema, plans.status.numpy()
+        names = np.array([s.value for s in STATUSES], dtype=object)
+        has_plan = plans.has_plan.numpy()
+        is_answered = has_plan | (status == Status.ALREADY_ACCEPTED.code)
+
+        def column(values: Tensor) -> pd.Series[Any]:
+            return pd.Series(values.numpy(), self.index)
+
         columns: dict[str, Any] = {
-            "status": self.statuses,
-            "cost": pd.Series(plans.cost.numpy(), self.index).where(is_answered),
-            "probability_before": before,
-            "probability_after": pd.Series(plans.probability_after.numpy(), self.index).where(
-                is_answered
-            ),
-            "n_actions": pd.Series(plans.mask.sum(dim=1).numpy(), self.index),
-            "n_evaluations": pd.Series(plans.n_evaluations.numpy(), self.index),
+            "status": pd.Series(names[status], self.index),
+            "cost": column(plans.cost).where(is_answered),
+            "probability_before": column(plans.probability_before),
+            "probability_after": column(plans.probability_after).where(is_answered),
+            "expected_validity": column(plans.expected_validity).where(is_answered),
+            "n_actions": column(plans.mask.sum(dim=1)),
+            "n_evaluations": column(plans.n_evaluations),
         }
         after = self.encoding.decode(plans.counterfactual, self.index)
         acted = plans.mask.numpy()
@@ -207,12 +215,13 @@ class RecourseResult:
         for feature in schema.features:
             if feature.role != "immutable":
                 columns[f"after_{feature.name}"] = _with_gaps(after[feature.name], has_plan)
-        frame = pd.DataFrame(columns, index=self.index)
-        return nw.from_native(frame).to_polars() if self._is_polars else frame
+        return pd.DataFrame(columns, index=self.index)
 
     def to_json(self) -> str:
-        """All answers as JSON lines, one person a line."""
-        return "\n".join(json.dumps(r.to_dict(), ensure_ascii=False, default=str) for r in self)
+        """All answers as JSON lines, one person a line; further plans under ``others``."""
+        return "\n".join(
+            json.dumps(self._content(i), ensure_ascii=False, default=str) for i in range(len(self))
+        )
 
     def explain(self, position: int) -> str:
         """One person's answer in words: first what to do, then what follows by itself.
@@ -241,17 +250,53 @@ class RecourseResult:
             f"Then the chance is {answer.probability_after:.1%}: accepted. "
             f"Cost x 100: {100 * (answer.cost or 0.0):.2f}."
         )
+        if answer.expected_validity is not None:
+            lines.append(f"How sure the plan is to work: {_percent(answer.expected_validity)}.")
         return "\n".join(lines)
 
-    @cached_property
-    def _has_plan(self) -> Any:
-        found = [s.code for s in STATUSES if s.has_plan]
-        return np.isin(self.plans.status.numpy(), found)
+    def _content(self, i: int) -> dict[str, Any]:
+        best, *others = self.menu(i)
+        content = best.to_dict()
+        return content | {"others": [r.to_dict() for r in others]} if self.others else content
 
-    @cached_property
-    def _has_moved(self) -> Any:
-        x, reached = self.x.numpy(), self.plans.counterfactual.numpy()
-        return np.abs(reached - x) > 1e-6 * (1 + np.abs(x))
+    def _row(self, position: int) -> int:
+        n = len(self)
+        if not -n <= position < n:
+            raise IndexError(f"position {position} of {n} people")
+        return range(n)[position]
+
+    def _recommendation(self, i: int, plans: Plans) -> Recommendation:
+        status = STATUSES[int(plans.status[i])]
+        actions: dict[str, Change] = {}
+        consequences: dict[str, Change] = {}
+        if status.has_plan:
+            rows = slice(i, i + 1)
+            # Column by column: a row of a table would turn whole numbers into decimals.
+            before = self.encoding.decode(self.x[rows])
+            after = self.encoding.decode(plans.counterfactual[rows])
+            x, reached = self.x[i].numpy(), plans.counterfactual[i].numpy()
+            moved = np.abs(reached - x) > 1e-6 * (1 + np.abs(x))
+            for feature in self.encoding.schema.features:
+                name = feature.name
+                change = Change(_plain(before[name].iloc[0]), _plain(after[name].iloc[0]))
+                where = self.encoding.block(name)
+                if bool(plans.mask[i, where].any()):
+                    actions[name] = change
+                elif moved[where].any() and change.before != change.after:
+                    consequences[name] = change
+        has_cost = status.has_plan or status is Status.ALREADY_ACCEPTED
+        validity = float(plans.expected_validity[i])
+        return Recommendation(
+            _plain(self.index[i]),
+            status,
+            actions,
+            consequences,
+            float(plans.cost[i]) if has_cost else None,
+            float(plans.probability_before[i]),
+            float(plans.probability_after[i]) if has_cost else None,
+            None if math.isnan(validity) else validity,
+            int(plans.n_evaluations[i]),
+        )
 
     def _sentence(self, name: str, change: Change, *, is_action: bool) -> str:
         feature = self.encoding.schema[name]
@@ -274,6 +319,11 @@ def _with_gaps(column: pd.Series[Any], keep: Any) -> pd.Series[Any]:
     elif column.dtype.kind == "b":
         column = column.astype("boolean")
     return column.where(keep)
+
+
+def _percent(share: float) -> str:
+    """Never rounded up to certainty."""
+    return f"{math.floor(1000 * share) / 10:.1f} %"
 
 
 def _plain(value: Any) -> Any:

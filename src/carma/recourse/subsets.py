@@ -9,7 +9,7 @@ from torch import Tensor
 
 from carma.state import seeded
 
-__all__ = ["all_subsets", "n_subsets", "set_codes"]
+__all__ = ["all_subsets", "most_probable", "n_subsets", "set_codes"]
 
 
 def n_subsets(n_features: int, max_actions: int | None = None) -> int:
@@ -63,3 +63,52 @@ def set_codes(masks: Tensor) -> Tensor:
     most = 1 << 62
     weights = torch.randint(-most, most, masks.shape[-1:], generator=seeded(0))
     return (masks * weights).sum(dim=-1)
+
+
+def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None) -> Tensor:
+    """The likeliest sets of independent features, without trying them all.
+
+    A set's log-probability falls short of the likeliest one's by the sum of ``|logit|`` over the
+    features in which the two differ: feature by feature, the ``count`` least sums are kept.
+
+    Args:
+        logits: Log-odds of each feature, shape ``(n, K)``; minus infinity is never chosen.
+        count: Sets wanted.
+        max_actions: Largest set of each row, shape ``(n,)``, at least 1: every feature then pays
+            as much as makes the likeliest set fit.
+
+    Returns:
+        Masks ``(n, count, K)``, bool, the likeliest first, no two alike, none empty: where there
+        are no more such sets, the rest is empty.
+
+    Example:
+        >>> most_probable(torch.tensor([[2.0, -0.5, -3.0]]), 3).int().tolist()
+        [[[1, 0, 0], [1, 1, 0], [1, 0, 1]]]
+    """
+    n, k = logits.shape
+    if max_actions is not None and k > 1:
+        ranked = logits.sort(dim=1, descending=True).values
+        last = ranked.gather(1, max_actions.clamp(max=k - 1)[:, None])
+        toll = torch.where((max_actions < k)[:, None], last.clamp(min=0), 0.0)
+        logits = logits - toll
+    kept = count + 1 if max_actions is None else 4 * count + 1
+    price = logits.abs()
+    base = logits > 0
+    total = torch.zeros(n, 1, dtype=logits.dtype)
+    flips = torch.zeros(n, 1, k, dtype=torch.bool)
+    for feature in range(k):
+        flipped = flips.clone()
+        flipped[..., feature] = True
+        total = torch.cat([total, total + price[:, feature, None]], dim=1)
+        flips = torch.cat([flips, flipped], dim=1)
+        if total.shape[1] > kept:
+            total, chosen = total.topk(kept, dim=1, largest=False)
+            flips = flips.gather(1, chosen[..., None].expand(-1, -1, k))
+    masks = flips ^ base[:, None]
+    size = masks.sum(dim=2)
+    fits = (size > 0) & torch.isfinite(total)
+    if max_actions is not None:
+        fits &= size <= max_actions[:, None]
+    order = torch.where(fits, total, torch.inf).sort(dim=1, stable=True).indices[:, :count]
+    masks = masks & fits[..., None]
+    return masks.gather(1, order[..., None].expand(-1, -1, k))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
-from carma.constraints import Limits, PlanLimits
+from carma.constraints import Limits, PlanLimits, joined_or_none
 from carma.errors import SettingsError
 from carma.interventions import Intervention
 
@@ -27,11 +27,15 @@ class People:
         x: Factual rows, shape ``(n, d)``, model space.
         u: Their exogenous values, shape ``(n, d)``.
         limits: Their boxes.
+        weights: Personal factors on the price of each change, shape ``(n, d)``; ``None`` is 1.
+        aim: Log-odds past the target's own aim that each asks for, shape ``(n,)``; ``None`` is 0.
     """
 
     x: Tensor
     u: Tensor
     limits: Limits
+    weights: Tensor | None = None
+    aim: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -39,11 +43,28 @@ class People:
 
     def __getitem__(self, rows: Tensor | slice) -> People:
         """Some of the rows, by position, slice or bool."""
-        return People(self.x[rows], self.u[rows], self.limits[rows])
+        return self._each(lambda t: t[rows])
+
+    def cloned(self) -> People:
+        """Copies that slopes can be had through, also of tensors made in inference mode."""
+        return self._each(Tensor.clone)
+
+    @classmethod
+    def joined(cls, parts: list[People]) -> People:
+        """Put batches one after the other; what one of them leaves open, all must."""
+        limits = Limits.joined([part.limits for part in parts])
+        x, u = (torch.cat([getattr(p, name) for p in parts]) for name in ("x", "u"))
+        weights, aim = (joined_or_none([getattr(p, n) for p in parts]) for n in ("weights", "aim"))
+        return cls(x, u, limits, weights, aim)
 
     def repeated(self, times: int) -> People:
         """Every row ``times`` times in a row."""
         return self[torch.arange(len(self)).repeat_interleave(times)]
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> People:
+        weights = None if self.weights is None else function(self.weights)
+        aim = None if self.aim is None else function(self.aim)
+        return People(function(self.x), function(self.u), self.limits.each(function), weights, aim)
 
 
 class Target:
@@ -73,6 +94,8 @@ class Target:
         """
         reached = self._follow(people.x, Intervention(mask, values), people.u)
         ahead = self._classifier.logit(reached) - self.logit
+        if people.aim is not None:
+            ahead = ahead - people.aim
         room = self._limits.room(reached)
         # Room that is left must not count: the slope would be that of the nearest bound, and
         # with a feature on its bound, no walk could tell how far past the aim it is.

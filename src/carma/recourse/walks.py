@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carma.costs import SquaredCost
+from carma.costs import Cost
 from carma.recourse.candidates import Candidates, lowest
-from carma.recourse.descent import PUSHES, Descent
+from carma.recourse.descent import Descent
 from carma.recourse.target import People, Target
 
 __all__ = ["WalkSearch"]
@@ -29,7 +29,7 @@ class WalkSearch:
     def __init__(
         self,
         target: Target,
-        cost: SquaredCost,
+        cost: Cost,
         shares: Tensor,
         explore_steps: int,
         keep: int,
@@ -81,9 +81,8 @@ class WalkSearch:
         owner = owner[chosen]
         for _ in range(self._refine_steps):
             walks.step()
-        walks.settle()
-        steps = self._refine_steps + len(PUSHES)
-        effort = effort + steps * torch.bincount(owner, minlength=n)
+        steps = self._refine_steps + walks.settle()
+        effort = effort.index_add(0, owner, steps)
         values = torch.where(
             torch.isfinite(walks.best_cost)[:, None], walks.best_values, walks.values
         )

@@ -1,4 +1,4 @@
-"""CARMA on problems whose answers are known."""
+"""CARMA as published on problems whose answers are known."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from carma import (
-    Carma,
-    CarmaSettings,
     CausalGraph,
     Feature,
     Intervention,
+    PublishedCarma,
+    PublishedSettings,
     RecourseResult,
     Schema,
     SquaredCost,
@@ -32,9 +32,10 @@ from carma.benchmarks import Benchmark
 from carma.classifiers.network import NetworkClassifier
 from carma.constraints import PlanLimits
 from carma.errors import SettingsError
+from carma.recourse.target import People
 
 LinearClassifier = Callable[[Schema, list[float], float], NetworkClassifier]
-TINY = CarmaSettings(
+TINY = PublishedSettings(
     mask_hidden=(8,),
     action_hidden=(8,),
     training=TrainingSettings(epochs=2, batch_size=64, learning_rate=1e-2),
@@ -70,7 +71,7 @@ def chain_optimum(data: Benchmark, classifier: NetworkClassifier, x: Tensor) -> 
 
 
 def test_plans_are_valid_and_never_cheaper_than_the_optimum(
-    chain: Benchmark, chain_classifier: NetworkClassifier, chain_solver: Carma
+    chain: Benchmark, chain_classifier: NetworkClassifier, chain_solver: PublishedCarma
 ) -> None:
     result = chain_solver.recommend(chain.frame("recourse", "test"))
     found = torch.tensor([answer.status.has_plan for answer in result])
@@ -86,20 +87,23 @@ def test_plans_are_valid_and_never_cheaper_than_the_optimum(
     torch.testing.assert_close(chain.cost.of(x, do), cost, atol=1e-12, rtol=1e-9)
 
 
-def test_the_policy_used_is_the_policy_trained(chain: Benchmark, chain_solver: Carma) -> None:
+def test_the_policy_used_is_the_policy_trained(
+    chain: Benchmark, chain_solver: PublishedCarma
+) -> None:
     x = chain.encoded("recourse", "test")
     z = chain.scm.abduct(x)
     networks = chain_solver._networks
     pair = networks.mask_network(networks._scaled(z)).view(len(x), 3, 2)
     likelier = pair.softmax(dim=-1).argmax(dim=-1).bool()
     top = (pair[..., 1] - pair[..., 0]).argmax(dim=1, keepdim=True)
-    proposal = chain_solver._propose(x, z, chain_solver.limits.around(x)).intervention
+    everybody = People(x, z, chain_solver.limits.around(x))
+    proposal = chain_solver._propose(everybody, 1).intervention
     assert torch.equal(proposal.mask[:, 1:], likelier.scatter(1, top, True))
     assert not proposal.mask[:, 0].any()
 
 
 def test_every_plan_stays_inside_limits_and_is_accepted(
-    mixed_solver: Carma, mixed_people: pd.DataFrame, mixed_outcome: RecourseResult
+    mixed_solver: PublishedCarma, mixed_people: pd.DataFrame, mixed_outcome: RecourseResult
 ) -> None:
     frame = mixed_outcome.to_frame()
     frame = frame[frame["status"] == "amortized"]
@@ -121,7 +125,7 @@ def test_every_plan_stays_inside_limits_and_is_accepted(
 
 
 def test_the_table_alone_gives_the_same_counterfactual(
-    mixed_solver: Carma, mixed_people: pd.DataFrame, mixed_outcome: RecourseResult
+    mixed_solver: PublishedCarma, mixed_people: pd.DataFrame, mixed_outcome: RecourseResult
 ) -> None:
     frame = mixed_outcome.to_frame()
     frame = frame[frame["status"] == "amortized"]
@@ -149,7 +153,7 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 
 def test_answers_do_not_depend_on_order_company_or_chunks(
-    mixed_solver: Carma,
+    mixed_solver: PublishedCarma,
     mixed_people: pd.DataFrame,
     mixed_outcome: RecourseResult,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,16 +164,16 @@ def test_answers_do_not_depend_on_order_company_or_chunks(
     for start, stop in ((0, 1), (17, 18), (100, 137)):
         part = mixed_people.iloc[start:stop]
         same(mixed_solver.recommend(part).to_frame(), whole.iloc[start:stop])
-    monkeypatch.setattr(Carma, "at_once", 7)
+    monkeypatch.setattr(PublishedCarma, "at_once", 7)
     same(mixed_solver.recommend(mixed_people).to_frame(), whole)
 
 
 def test_everybody_rejected_and_everybody_accepted(
-    chain: Benchmark, chain_classifier: NetworkClassifier, chain_solver: Carma
+    chain: Benchmark, chain_classifier: NetworkClassifier, chain_solver: PublishedCarma
 ) -> None:
     people = chain.frame("recourse", "test")
     rejected = (chain_classifier.probability(chain.encoding.encode(people)) < 0.5).numpy()
-    solver = Carma(chain.scm, chain_classifier, cost=chain.cost, settings=TINY)
+    solver = PublishedCarma(chain.scm, chain_classifier, cost=chain.cost, settings=TINY)
     solver.fit(people[rejected])
     assert "already_accepted" not in solver.recommend(people[rejected]).counts()
     result = chain_solver.recommend(people[~rejected])
@@ -184,7 +188,7 @@ def test_accepted_people_teach_nothing(
     people = chain.frame("recourse")
     rejected = (chain_classifier.probability(chain.encoding.encode(people)) < 0.5).numpy()
     fits = [
-        Carma(chain.scm, chain_classifier, settings=TINY).fit(table).state()
+        PublishedCarma(chain.scm, chain_classifier, settings=TINY).fit(table).state()
         for table in (people, people[rejected], chain.encoding.encode(people))
     ]
     for state in fits[1:]:
@@ -197,8 +201,8 @@ def test_a_fit_follows_from_its_seed_and_leaves_the_global_one_alone(
 ) -> None:
     def weights(seed: int) -> Tensor:
         training = TrainingSettings(epochs=2, batch_size=64, seed=seed)
-        settings = CarmaSettings((8,), (8,), training=training)
-        solver = Carma(chain.scm, chain_classifier, settings=settings)
+        settings = PublishedSettings((8,), (8,), training=training)
+        solver = PublishedCarma(chain.scm, chain_classifier, settings=settings)
         tensors = solver.fit(chain.frame("recourse")).state().tensors
         return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
@@ -229,7 +233,7 @@ def test_an_interrupted_fit_leaves_the_solver_unfitted(
 ) -> None:
     c = chain_classifier
     classifier = Interrupting(c.schema, c.inputs, c.weights, c.biases)
-    solver = Carma(chain.scm, classifier, settings=TINY)
+    solver = PublishedCarma(chain.scm, classifier, settings=TINY)
     classifier.calls_left = 8
     before = torch.get_rng_state()
     with pytest.raises(KeyboardInterrupt):
@@ -257,8 +261,8 @@ def share_of_b(
     scm, classifier, table = twins
     cost = SquaredCost(scm.encoding, scm.statistics_, {"a": 1.0, "b": weight})
     training = TrainingSettings(epochs=30, batch_size=64, learning_rate=1e-2)
-    chosen = CarmaSettings((16,), (16, 16), training=training, **settings)
-    result = Carma(scm, classifier, cost=cost, settings=chosen).fit(table).recommend(table)
+    chosen = PublishedSettings((16,), (16, 16), training=training, **settings)
+    result = PublishedCarma(scm, classifier, cost=cost, settings=chosen).fit(table).recommend(table)
     found = torch.tensor([answer.status.has_plan for answer in result])
     assert float(found.double().mean()) > 0.5
     return float(result.plans.mask[found, 1].double().mean())
@@ -276,7 +280,7 @@ def test_the_prior_is_divided_by_the_weight(
 ) -> None:
     scm, classifier, _ = twins
     cost = SquaredCost(scm.encoding, scm.statistics_, {"a": 1.0, "b": 4.0})
-    solver = Carma(scm, classifier, cost=cost, settings=CarmaSettings(prior=0.4))
+    solver = PublishedCarma(scm, classifier, cost=cost, settings=PublishedSettings(prior=0.4))
     prior = torch.tensor([0.4, 0.1])
     assert solver._divergence(torch.logit(prior)[None]).item() == pytest.approx(0.0, abs=1e-6)
     p = torch.tensor([0.3, 0.6])
@@ -285,7 +289,7 @@ def test_the_prior_is_divided_by_the_weight(
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_history_holds_the_multiplier(chain_solver: Carma) -> None:
+def test_history_holds_the_multiplier(chain_solver: PublishedCarma) -> None:
     records = chain_solver.history_.records
     assert len(records) == 40
     assert {"loss", "score", "multiplier"} <= set(records[0])
@@ -311,14 +315,14 @@ def test_history_holds_the_multiplier(chain_solver: Carma) -> None:
 )
 def test_settings_check_themselves(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        CarmaSettings(**settings)
+        PublishedSettings(**settings)
 
 
 def test_settings_survive_a_dictionary() -> None:
-    settings = CarmaSettings.published("loan")
-    assert CarmaSettings.from_dict(asdict(settings)) == settings
+    settings = PublishedSettings.table_5("loan")
+    assert PublishedSettings.from_dict(asdict(settings)) == settings
     hidden: Any = [8, 8]
-    assert CarmaSettings(mask_hidden=hidden).mask_hidden == (8, 8)
+    assert PublishedSettings(mask_hidden=hidden).mask_hidden == (8, 8)
 
 
 # Learning rate, mask and action widths, epochs, batch, margin, temperature: the paper's Table 5.
@@ -336,7 +340,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings(name: str) -> None:
-    found = CarmaSettings.published(name)
+    found = PublishedSettings.table_5(name)
     training = found.training
     assert (
         training.learning_rate,
@@ -352,4 +356,4 @@ def test_published_settings(name: str) -> None:
 
 def test_unknown_published_settings() -> None:
     with pytest.raises(SettingsError, match=r"'name' must be one of triangle-lin.*got 'lone'"):
-        CarmaSettings.published("lone")
+        PublishedSettings.table_5("lone")

@@ -1,0 +1,343 @@
+"""CARMA: the cheapest plan of each person, learned once, refined and checked per person."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from carma.classifiers.base import Classifier
+from carma.costs import Cost
+from carma.errors import ClassifierError, NotFittedError, SettingsError, TrainingError
+from carma.interventions import Intervention
+from carma.models.base import CausalModel
+from carma.progress import track
+from carma.recourse.apprenticeship import Apprenticeship
+from carma.recourse.base import Solver
+from carma.recourse.doubt import Doubt, Uncertainty, quantile
+from carma.recourse.exact import ExactSolver
+from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful
+from carma.recourse.neighbours import Neighbours
+from carma.recourse.pattern import PatternSearch
+from carma.recourse.policy import Policy
+from carma.recourse.proposal import Proposal
+from carma.recourse.refinement import Refined, Refinement
+from carma.recourse.starts import spread_evenly
+from carma.recourse.status import Status
+from carma.recourse.subsets import n_subsets
+from carma.recourse.target import People, Target
+from carma.state import State, seeded
+from carma.training import History, TrainingSettings, check_at_least, check_widths
+
+__all__ = ["Carma", "CarmaSettings"]
+
+
+@dataclass(frozen=True)
+class CarmaSettings:
+    """Settings of CARMA; the defaults serve every set.
+
+    Args:
+        candidates: Sets of features tried for each person, the likeliest ones.
+        refine_steps: Sequential quadratic steps from each proposal. With one candidate and no
+            steps, an answer is one forward pass and its check.
+        fallback: Search for the people for whom that finds nothing.
+        validity: Probability with which plans shall hold under the true mechanisms, given what
+            the data leave open about them: it decides how far past the threshold each plan goes.
+        lessons: Rejected people at most whose best plans are learned from; each one twice, as
+            they are and with random wishes.
+        mask_hidden: Hidden widths of the mask network.
+        action_hidden: Hidden widths of the action network.
+        compile: Compile the training step by ``torch.compile``; pays off for long trainings only
+            and needs a C++ compiler.
+        training: Epochs, batches, learning rate, seed of learning from these.
+        rehearsal: Of improving single forward passes afterwards; its seed is not read.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+
+    candidates: int = 4
+    refine_steps: int = 4
+    fallback: bool = True
+    validity: float = 0.999
+    lessons: int = 4000
+    mask_hidden: tuple[int, ...] = (64, 64)
+    action_hidden: tuple[int, ...] = (128, 128, 128)
+    compile: bool = False
+    training: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(
+            epochs=20, batch_size=256, learning_rate=3e-3, patience=20, validation_fraction=0.1
+        )
+    )
+    rehearsal: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(
+            epochs=130, batch_size=256, learning_rate=4e-3, patience=130, validation_fraction=0.1
+        )
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("mask_hidden", "action_hidden"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            check_widths("CarmaSettings", name, getattr(self, name))
+        for name, least in (("candidates", 1), ("refine_steps", 0), ("lessons", 2)):
+            check_at_least("CarmaSettings", name, getattr(self, name), least)
+        rules = {"validity": (0.5 <= self.validity < 1, "be at least 0.5 and below 1")}
+        SettingsError.require(self, rules)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> CarmaSettings:
+        """Undo ``dataclasses.asdict``."""
+        content = dict(content)
+        training = TrainingSettings(**content.pop("training"))
+        rehearsal = TrainingSettings(**content.pop("rehearsal"))
+        return cls(**content, training=training, rehearsal=rehearsal)
+
+
+class Carma(Solver):
+    """Amortized recourse: networks propose, a few steps refine, checks decide.
+
+    ``fit`` finds the best plans of many sets of features for some rejected people, as they are
+    and with random wishes, and teaches them to a mask network (which sets are worth trying) and
+    an action network (the best plan of a set). For a new person, the likeliest sets that they
+    may act on get a plan each from one forward pass; a few sequential quadratic steps
+    (``Descent``) take all of them to their optimum in one batch, and the cheapest wins. How far
+    past the threshold a plan goes, depends on how well the data determine what it brings: its
+    log-odds under other causal models that fit as well must be that of an accepted person with
+    probability ``validity`` (``Doubt``). People for whom this finds nothing are searched for by
+    ``ExactSolver``. Every plan is checked as it will be told: rounded to steps and levels.
+
+    Args:
+        causal_model: Fitted.
+        classifier: Differentiable; see ``ExactSolver`` for others.
+        cost: See ``Solver``.
+        settings: See ``CarmaSettings``.
+
+    Attributes:
+        history_: Loss and held-out score of every epoch of learning from plans.
+        rehearsal_: Of every epoch of rehearsal: loss, held-out score (mean cost of single
+            forward passes, failures as many plans), share of held-out people with a plan.
+
+    Raises:
+        ClassifierError: The classifier has no slope.
+
+    References:
+        Majumdar & Valera 2024, CARMA, FAccT, doi 10.1145/3630106.3659003, for amortized recourse
+        by a mask and an action network; ``PublishedCarma`` is that method. Amos 2023, Tutorial on
+        amortized optimization, arXiv 2202.00665, for learning from solutions.
+
+    Example:
+        >>> from carma import CarmaSettings, ClassifierSettings, TrainingSettings, fit_classifier
+        >>> from carma.benchmarks import load
+        >>> data, quick = load("chain-lin", rows=400), TrainingSettings(epochs=5)
+        >>> rows = data.frame("classifier")
+        >>> classifier = fit_classifier(data.schema, rows, ClassifierSettings((), quick))
+        >>> settings = CarmaSettings(lessons=50, training=quick)
+        >>> solver = Carma(data.scm, classifier, settings=settings)
+        >>> result = solver.fit(data.frame("recourse")).recommend(data.frame("recourse", "test"))
+        >>> set(result.counts()) <= {"already_accepted", "refined", "searched"}
+        True
+    """
+
+    kind: ClassVar[str] = "carma"
+    found: ClassVar[Status] = Status.REFINED
+    history_: History
+    rehearsal_: History
+
+    def __init__(
+        self,
+        causal_model: CausalModel,
+        classifier: Classifier,
+        *,
+        cost: Cost | None = None,
+        settings: CarmaSettings | None = None,
+    ) -> None:
+        super().__init__(causal_model, classifier, cost=cost)
+        if not classifier.has_slope:
+            rule = "have a slope; ExactSolver searches without"
+            raise ClassifierError.of("Carma", "classifier", rule, type(classifier).__name__)
+        self.settings = settings or CarmaSettings()
+        self._columns = self.encoding.actionable
+        self._target = Target(self._follow, classifier, self.limits, 0.0)
+        self._doubt = Doubt(causal_model, classifier)
+        self._quantile = quantile(self.settings.validity, self._doubt.n_alternatives)
+        shares = spread_evenly(STARTS, self._columns, self.encoding.n_columns)
+        parts = (self._target, self.cost, self.limits)
+        patterns = PatternSearch(*parts, shares, self.settings.candidates, TRIALS, NEAR_REACH)
+        margin = (self._doubt, self._quantile)
+        world = (self._follow, self._target, self.cost)
+        neighbours = None
+        if n_subsets(len(self._columns)) > MOST_SETS:
+            neighbours = Neighbours(*world, self._columns, self.encoding.n_columns)
+        steps = self.settings.refine_steps
+        self._refinement = Refinement(*parts, *margin, steps, patterns, neighbours)
+        self._teacher = Teacher(*world, *margin, self._columns, shares)
+        self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
+
+    @property
+    def is_fitted(self) -> bool:
+        """True after ``fit``."""
+        return hasattr(self, "_policy")
+
+    @property
+    def margin(self) -> None:
+        """It differs from person to person."""
+        return
+
+    def using(
+        self,
+        *,
+        candidates: int | None = None,
+        refine_steps: int | None = None,
+        fallback: bool | None = None,
+    ) -> Self:
+        """The same trained networks, used with more or less effort; see ``CarmaSettings``.
+
+        Args:
+            candidates: As now by default.
+            refine_steps: As now by default.
+            fallback: As now by default.
+
+        Raises:
+            NotFittedError: ``fit`` was not called.
+        """
+        if not self.is_fitted:
+            raise NotFittedError.of("Carma", "using")
+        asked = {"candidates": candidates, "refine_steps": refine_steps, "fallback": fallback}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        state = self.state()
+        state.config["settings"] |= changes
+        return type(self).restore(self.causal_model, self.classifier, self.cost, state)
+
+    def _fit(self, x: Tensor, progress: bool | None) -> None:
+        settings = self.settings
+        draws = seeded(settings.training.seed)
+        rows = torch.randperm(len(x), generator=draws)[: settings.lessons]
+        lessons = self._lessons(x[rows], draws, progress)
+        taught = torch.isfinite(lessons.cost).any(dim=1)
+        if int(taught.sum()) < 2:
+            raise TrainingError(
+                "carma: fewer than two of the rejected people can reach the threshold within "
+                "their limits; look at bounds, directions and roles"
+            )
+        lessons = lessons[taught.nonzero().squeeze(1)]
+        policy = self._new_policy(lessons.people.u)
+        parts = (policy, self._columns, self.cost, self._target)
+        school = Apprenticeship(*parts, compiles=settings.compile)
+        schedule = (settings.training, settings.rehearsal)
+        self.history_, self.rehearsal_ = school.teach(lessons, *schedule, progress)
+        self._policy = policy.eval().requires_grad_(False)
+
+    def _lessons(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> Lessons:
+        at_once = max(1, WALKS // STARTS)
+        taught = []
+        with torch.no_grad():
+            chunks = torch.split(x, at_once)
+            for chunk in track(
+                chunks, "carma: plans to learn from", total=len(chunks), show=progress
+            ):
+                people = People(chunk, self.causal_model.abduct(chunk), self._around(chunk))
+                plain = replace(people, weights=torch.ones_like(chunk))
+                both = People.joined([plain, wishful(people, self._columns, draws)])
+                taught.append(self._teacher.lessons(both))
+        return Lessons.joined(taught)
+
+    def _propose(self, people: People, n_plans: int) -> Proposal:
+        settings = self.settings
+        if settings.candidates == 1 and not settings.refine_steps and n_plans == 1:
+            return self._one_pass(people)
+        with torch.inference_mode(False), torch.no_grad():
+            people = people.cloned()
+            count = settings.candidates if n_plans == 1 else max(settings.candidates, 3 * n_plans)
+            drafts = self._policy.drafts(people, count)
+            plans = self._refinement.best(people, drafts, n_plans)
+            each = len(plans.cost) // len(people)
+            effort = torch.full((len(people),), count * (1 + settings.refine_steps) + 1)
+            return self._completed(people, plans, each, effort, n_plans)
+
+    def _one_pass(self, people: People) -> Proposal:
+        """One forward pass; the checks come later."""
+        drafts = self._policy.drafts(people, 1)
+        values = self.limits.project(people.x, drafts.values[:, 0], people.limits)
+        mask, n = drafts.masks[:, 0], len(people)
+        models = self._doubt.n_alternatives
+        # The network foresees the margin only; as if it were all spread.
+        spread = drafts.margin[:, 0] / self._quantile if models else drafts.margin[:, 0]
+        uncertainty = Uncertainty(torch.zeros_like(spread), spread, models)
+        verdict = torch.full((n,), Status.NOT_FOUND.code)
+        status = torch.full((n,), Status.AMORTIZED.code)
+        effort = torch.ones(n, dtype=torch.long)
+        return Proposal(Intervention(mask, values), effort, verdict, status, uncertainty)
+
+    def _completed(
+        self, people: People, plans: Refined, each: int, effort: Tensor, n_plans: int
+    ) -> Proposal:
+        """Search for those without a plan, and tell where each plan comes from."""
+        n, d = people.x.shape
+        mask, values = plans.mask.view(n, each, d), plans.values.view(n, each, d)
+        works = torch.isfinite(plans.cost).view(n, each)
+        mask = mask & works[..., None]
+        uncertainty = plans.uncertainty
+        own = Status.REFINED if self.settings.refine_steps else Status.AMORTIZED
+        status = torch.full((n, each), own.code)
+        verdict = torch.full((n,), Status.NOT_FOUND.code)
+        lost = (~works.any(dim=1)).nonzero().squeeze(1)
+        if len(lost) and self.settings.fallback:
+            some = people[lost]
+            found = self._last_resort._propose(some, n_plans)
+            do, many = found.intervention, some.repeated(n_plans)
+            price = self.cost(many.x, do.mask, do.values, many.weights)
+            price = torch.where(do.mask.any(dim=1), price, torch.inf)
+            sure = self._refinement.secured(many, do.mask, do.values, price)
+            mask[lost, :n_plans] = sure.mask.view(-1, n_plans, d)
+            values[lost, :n_plans] = sure.values.view(-1, n_plans, d)
+            places = (lost[:, None] * each + torch.arange(n_plans)).flatten()
+            uncertainty.put(places, sure.uncertainty)
+            status[lost] = Status.SEARCHED.code
+            effort[lost] += found.n_evaluations
+            if found.verdict is not None:
+                verdict[lost] = found.verdict
+        do = Intervention(mask.flatten(0, 1), values.flatten(0, 1))
+        return Proposal(do, effort, verdict, status.flatten(), uncertainty)
+
+    def _new_policy(self, u: Tensor) -> Policy:
+        settings = self.settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.training.seed)
+            hidden = settings.mask_hidden, settings.action_hidden
+            return Policy(self.classifier, self._columns, self.causal_model.statistics_, u, *hidden)
+
+    def state(self) -> State:
+        """See ``Solver.state``."""
+        if not self.is_fitted:
+            raise NotFittedError.of("Carma", "state")
+        config = {
+            "settings": asdict(self.settings),
+            "history": asdict(self.history_),
+            "rehearsal": asdict(self.rehearsal_),
+        }
+        return State(config, dict(self._policy.state_dict()))
+
+    @classmethod
+    def restore(
+        cls, causal_model: CausalModel, classifier: Classifier, cost: Cost, state: State
+    ) -> Self:
+        """See ``Solver.restore``."""
+        settings = CarmaSettings.from_dict(state.config["settings"])
+        solver = cls(causal_model, classifier, cost=cost, settings=settings)
+        d = solver.encoding.n_columns
+        policy = solver._new_policy(torch.zeros(2, d, dtype=torch.float64))
+        policy.load_state_dict(state.tensors)
+        solver._policy = policy.eval().requires_grad_(False)
+        solver.history_ = History(**state.config["history"])
+        solver.rehearsal_ = History(**state.config["rehearsal"])
+        return solver
+
+
+# Starts of the walks that teach, and walks at once.
+STARTS = 6
+WALKS = 1 << 12
+# Rounds of trials that repair plans on steps and levels, and how far these reach at first.
+TRIALS = 20
+NEAR_REACH = 0.02

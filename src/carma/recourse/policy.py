@@ -1,0 +1,179 @@
+"""The networks of CARMA: which features a person acts on, how far, and with what margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from carma.classifiers.base import Classifier
+from carma.constraints import Limits
+from carma.recourse.subsets import most_probable
+from carma.recourse.target import People
+from carma.table import Statistics
+
+__all__ = ["Drafts", "Policy"]
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Plans as the networks see them, m for each of n people, the likeliest set first.
+
+    Args:
+        masks: Shape ``(n, m, d)``, bool; no two of a person alike, empty where there are no more.
+        values: Shape ``(n, m, d)``, inside the person's limits.
+        margin: Log-odds past the threshold that each plan needs, ``(n, m)``; see ``Doubt``.
+    """
+
+    masks: Tensor
+    values: Tensor
+    margin: Tensor
+
+
+class Policy(nn.Module):
+    """Mask network and action network on a person, what the person may do, and what it costs.
+
+    What a person is, is the row and its exogenous values, both standardised; what they may do,
+    is the room to either side of each actionable feature, in standard deviations and squashed
+    to below 1 (0 where they may not act); what it costs them, the logarithm of their personal
+    weights. The action network sees a set of features too, so that one network serves all sets.
+
+    Args:
+        classifier: Decides; how far a person is from its threshold is part of what is seen.
+        columns: The K actionable columns, int64.
+        statistics: Of the causal model's training table: the scale of rows and changes.
+        u: Exogenous values of training people, shape ``(n, d)``: the scale of theirs.
+        mask_hidden: Hidden widths of the mask network.
+        action_hidden: Hidden widths of the action network.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    width: Tensor
+    steepness: Tensor
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        columns: Tensor,
+        statistics: Statistics,
+        u: Tensor,
+        mask_hidden: tuple[int, ...],
+        action_hidden: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        d, k = u.shape[1], len(columns)
+        self._columns, self._classifier = columns, classifier
+        n_inputs = 1 + 2 * d + 3 * k
+        self.mask_network = smooth_mlp(n_inputs, mask_hidden, k)
+        self.action_network = smooth_mlp(n_inputs + k, action_hidden, k + 1)
+        spread = torch.cat([statistics.std, u.std(0, correction=0)])
+        centre = torch.cat([statistics.mean, u.mean(0)])
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", torch.where(spread > 0, spread, 1.0))
+        self.register_buffer("width", self.scale[:d][columns].clone())
+        self.register_buffer("steepness", torch.ones((), dtype=torch.float64))
+
+    def scale_to(self, people: People) -> None:
+        """Take the scale of the log-odds from training people."""
+        self.steepness.copy_(self._classifier.logit(people.x).double().square().mean().sqrt())
+
+    def describe(self, people: People) -> Tensor:
+        """What the networks see of each person, shape ``(n, inputs)``, float32."""
+        who = (torch.cat([people.x, people.u], dim=1) - self.centre) / self.scale
+        limits: Limits = people.limits
+        x, columns = people.x[:, self._columns], self._columns
+        usable = limits.may_act[:, columns]
+        rise = torch.where(usable, limits.upper[:, columns] - x, 0.0) / self.width
+        fall = torch.where(usable, x - limits.lower[:, columns], 0.0) / self.width
+        # Infinite room squashes to 1.
+        room = torch.cat([-torch.expm1(-rise / ROOM), -torch.expm1(-fall / ROOM)], dim=1)
+        price = torch.zeros_like(x)
+        if people.weights is not None:
+            price = torch.where(usable, people.weights[:, columns].log(), 0.0)
+            # What matters is what is dear beside the rest.
+            price = price - price.sum(dim=1, keepdim=True) / usable.sum(dim=1, keepdim=True).clamp(
+                min=1
+            )
+            price = torch.where(usable, price, 0.0).clamp(-HEAVY, HEAVY)
+        far = self._classifier.logit(people.x)[:, None] / self.steepness
+        seen = torch.cat([who.clamp(-FAR, FAR), far.clamp(-FAR, FAR), room, price], dim=1)
+        return seen.float()
+
+    def drafts(self, people: People, count: int) -> Drafts:
+        """Plans of the likeliest sets, one forward pass.
+
+        Args:
+            people: n of them.
+            count: Sets for each; fewer where there are not so many.
+        """
+        seen, columns = self.describe(people), self._columns
+        usable = people.limits.can_move[:, columns]
+        logits = self.logits(seen).masked_fill(~usable, -torch.inf)
+        masks = most_probable(logits, count, people.limits.max_actions)
+        n, m, _ = masks.shape
+        flat = masks.flatten(0, 1)
+        repeated = seen if m == 1 else seen.repeat_interleave(m, 0)
+        change, log_margin = self.plan(repeated, flat.float())
+        change = self.width * change
+        wide = torch.zeros(n, m, people.x.shape[1], dtype=people.x.dtype)
+        wide[..., columns] = change.view(n, m, len(columns))
+        limits, wide_masks = people.limits, torch.zeros_like(wide, dtype=torch.bool)
+        wide_masks[..., columns] = masks
+        inside = _held(people.x[:, None] + wide, limits.lower[:, None], limits.upper[:, None])
+        margin = (log_margin.double().exp() - LEAST).clamp(min=0).view(n, m)
+        return Drafts(wide_masks, inside, margin)
+
+    def logits(self, seen: Tensor) -> Tensor:
+        """Log-odds that the cheapest plan acts on each feature, ``(n, K)``."""
+        logits: Tensor = self.mask_network(seen)
+        return logits
+
+    def plan(self, seen: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Cheapest plan of a set of features.
+
+        Args:
+            seen: From ``describe``, shape ``(n, inputs)``.
+            mask: The set, 0/1, shape ``(n, K)``, float32.
+
+        Returns:
+            Change of each feature in standard deviations, ``(n, K)``, 0 outside the set; and the
+            logarithm of the margin that it needs, in log-odds, ``(n,)``.
+        """
+        out: Tensor = self.action_network(torch.cat([seen, mask], dim=1))
+        return out[:, :-1] * mask, out[:, -1]
+
+
+def _held(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Values inside the limits, whose gradient can draw them in again but not push them out."""
+    inside = torch.clamp(values.detach(), lower, upper)
+    if not values.requires_grad:
+        return inside
+    low, high = values.detach() <= lower, values.detach() >= upper
+
+    def without_outward(gradient: Tensor) -> Tensor:
+        return gradient.masked_fill((low & (gradient > 0)) | (high & (gradient < 0)), 0.0)
+
+    values.register_hook(without_outward)  # type: ignore[no-untyped-call]
+    return inside + (values - values.detach())
+
+
+def smooth_mlp(n_in: int, hidden: tuple[int, ...], n_out: int) -> nn.Sequential:
+    """Linear layers with SiLU in between; it starts at 0, so that seeds start alike."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(n_in, width), nn.SiLU()]
+        n_in = width
+    last = nn.Linear(n_in, n_out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
+
+
+# Margins below this are as good as none.
+LEAST = 1e-3
+# Standard deviations of room that count as much; beyond these, a row or a weight looks the same.
+ROOM = 2.0
+FAR = 8.0
+HEAVY = 3.0

@@ -1,0 +1,106 @@
+"""Linear, quadratic and network mechanisms of several members, computed together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
+
+# Two roots; a node with two causes, and one with three.
+ADJACENCY = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+OWNERS = (0, 1, 2, 3)
+
+
+def conditioner(n_members: int = 3, owners: tuple[int, ...] = OWNERS) -> Conditioner:
+    torch.manual_seed(0)
+    found = Conditioner(
+        ADJACENCY, 2, (5,), has_skip=True, n_members=n_members, owners=owners
+    ).double()
+    with torch.no_grad():
+        found.last.normal_()
+        found.skip.normal_()
+    found.freeze()
+    return found
+
+
+def rows(*shape: int) -> Tensor:
+    return torch.randn(*shape, 4, generator=torch.Generator().manual_seed(1)).double()
+
+
+def test_members_that_chose_differently_are_each_as_if_alone() -> None:
+    model = conditioner()
+    x = rows(7)
+    networks = model(x, range(2), EVERY)
+    constant, slopes = torch.tensor([0.5, -1.0]).double(), torch.arange(1.0, 10.0).double()
+    model.simplify(0, 0, constant, torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0]).double())
+    model.simplify(1, 0, constant, slopes[:5])
+    model.simplify(2, 1, constant, slopes)
+    assert model.choices.tolist() == [[0, 2], [1, 2], [2, 1]]
+    found = model(x, range(2), EVERY)
+    a, b, c = x[:, 0], x[:, 1], x[:, 2]
+    linear = 0.5 + a + 2 * b
+    quadratic = linear + 3 * a * a + 4 * a * b + 5 * b * b
+    most = 0.5 + a + 2 * b + 3 * c + 4 * a * a + 5 * a * b + 6 * a * c
+    most = most + 7 * b * b + 8 * b * c + 9 * c * c
+    for member, node, expected in ((0, 0, linear), (1, 0, quadratic), (2, 1, most)):
+        torch.testing.assert_close(found[member, :, node, 0], expected)
+        torch.testing.assert_close(found[member, :, node, 1], torch.full((7,), -1.0).double())
+    for member, node in ((0, 1), (1, 1), (2, 0)):
+        torch.testing.assert_close(found[member, :, node], networks[member, :, node])
+    # Rows of each member's own, one node, fewer members.
+    each = rows(2, 7)
+    others = model(each, [1], OTHERS)
+    for member in (1, 2):
+        alone = model(each[member - 1], range(2), EVERY)[member, :, [1]]
+        torch.testing.assert_close(others[member - 1], alone)
+
+
+def test_products_are_computed_only_where_a_member_has_chosen_them() -> None:
+    model = conditioner()
+    assert model._networks([0, 1], EVERY).pairs is None
+    model.simplify(1, 0, torch.zeros(2), torch.tensor([1.0, 2.0, 0.0, 3.0, 0.0]))
+    model.simplify(0, 0, torch.zeros(2), torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0]))
+    assert model._networks([0, 1], OWN).pairs is None
+    assert model._networks([1], OTHERS).pairs is None
+    pairs = model._networks([0], OTHERS).pairs
+    assert pairs is not None
+    assert pairs.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("owners", "expected"),
+    [
+        (OWNERS, [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]),
+        # Columns of one nominal feature have no product with each other.
+        ((0, 0, 1, 2), [(0, 0), (0, 2), (1, 1), (1, 2), (2, 2)]),
+    ],
+)
+def test_which_causes_have_products(
+    owners: tuple[int, ...], expected: list[tuple[int, int]]
+) -> None:
+    model = conditioner(owners=owners)
+    assert list(zip(*model.products[1].tolist(), strict=True)) == expected
+    x = rows(6)
+    products = torch.stack([x[:, i] * x[:, j] for i, j in expected], dim=1)
+    torch.testing.assert_close(model.features(x, 1), torch.cat([x[:, :3], products], dim=1))
+
+
+def test_the_square_of_a_column_with_two_values_is_left_out() -> None:
+    x = rows(6)
+    x[:, 0] = torch.tensor([-0.5, 2.0, 2.0, -0.5, -0.5, 2.0]).double()
+    found = conditioner().features(x, 0)
+    assert not found[:, 2].any()
+    torch.testing.assert_close(found[:, 3], x[:, 0] * x[:, 1])
+
+
+def test_a_node_with_many_causes_has_no_products() -> None:
+    for n_causes, n_products in ((8, 36), (9, 0)):
+        adjacency = torch.zeros(n_causes + 1, n_causes + 1, dtype=torch.bool)
+        adjacency[-1, :-1] = True
+        model = Conditioner(
+            adjacency, 2, (4,), has_skip=True, n_members=1, owners=range(n_causes + 1)
+        )
+        assert model.products[0].shape == (2, n_products)
+        assert model.features(torch.randn(3, n_causes + 1), 0).shape == (3, n_causes + n_products)

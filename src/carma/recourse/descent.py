@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -37,6 +40,7 @@ class Descent:
     Attributes:
         best_cost: Of the best plan so far that works, infinite without one, ``(n,)``.
         best_values: Its values, ``(n, d)``.
+        best_surplus: Its surplus, ``(n,)``; minus infinity without a plan.
 
     References:
         Nocedal & Wright 2006, Numerical Optimization, chapter 18;
@@ -56,6 +60,7 @@ class Descent:
         works = self._surplus >= 0
         self.best_cost = torch.where(works, self._cost, torch.inf)
         self.best_values = self.values
+        self.best_surplus = torch.where(works, self._surplus, -torch.inf)
 
     def __len__(self) -> int:
         """Number of walks."""
@@ -66,6 +71,21 @@ class Descent:
         """What to rank walks by, ``(n,)``: the best plan's cost, else by far more the merit."""
         works = torch.isfinite(self.best_cost)
         return torch.where(works, self.best_cost, FAR + self._merit(self._cost, self._surplus))
+
+    @property
+    def people(self) -> People:
+        """Whose walks these are, with what they aim at."""
+        return self._people
+
+    def aim_at(self, aim: Tensor) -> None:
+        """Go on from where the walks stand, to another aim; see ``People.aim``."""
+        self._people = replace(self._people, aim=aim)
+        self._surplus = self._target.surplus(self._people, self.mask, self.values)
+        works = self._surplus >= 0
+        self.best_cost = torch.where(works, self._cost, torch.inf)
+        self.best_values = self.values
+        self.best_surplus = torch.where(works, self._surplus, -torch.inf)
+        self._length = torch.ones_like(self._cost)
 
     def step(self) -> None:
         """Take one step in every walk."""
@@ -114,21 +134,35 @@ class Descent:
         tried = torch.zeros(len(self), dtype=torch.long)
         is_short = (self._surplus < 0) & (self._cost < self.best_cost)
         rows = is_short.nonzero().squeeze(1)
-        for push in pushes:
-            if not len(rows):
-                break
-            tried[rows] += 1
-            people, mask, start = self._people[rows], self.mask[rows], self.values[rows]
-            box = people.limits
-            further = (people.x + (1 + push) * (start - people.x)).clamp(box.lower, box.upper)
-            trial = torch.where(mask, further, people.x)
-            works = self._target.surplus(people, mask, trial) >= 0
-            cost = self._price_of(people.x, mask, trial, people.weights)
-            better = works & (cost < self.best_cost[rows])
-            self.best_cost = self.best_cost.index_put((rows[better],), cost[better])
-            self.best_values = self.best_values.index_put((rows[better],), trial[better])
-            rows = rows[~works]
+        if not len(rows):
+            return tried
+        k = len(pushes)
+        tried[rows] = k
+        people, mask = self._people[rows].repeated(k), self.mask[rows].repeat_interleave(k, 0)
+        start, x, box = self.values[rows].repeat_interleave(k, 0), people.x, people.limits
+        push = torch.tensor(pushes, dtype=x.dtype).repeat(len(rows))[:, None]
+        further = (x + (1 + push) * (start - x)).clamp(box.lower, box.upper)
+        trial = torch.where(mask, further, x)
+        surplus = self._target.surplus(people, mask, trial)
+        cost = self._price_of(x, mask, trial, people.weights)
+        cost = torch.where(surplus >= 0, cost, torch.inf).view(-1, k)
+        least, place = cost.min(dim=1)
+        better = least < self.best_cost[rows]
+        chosen, to = (place + k * torch.arange(len(rows)))[better], (rows[better],)
+        self.best_cost = self.best_cost.index_put(to, least[better])
+        self.best_values = self.best_values.index_put(to, trial[chosen])
+        self.best_surplus = self.best_surplus.index_put(to, surplus[chosen])
         return tried
+
+    def take(self, values: Tensor) -> None:
+        """Go to given values, and forget the best plans so far."""
+        self.values = values
+        self._surplus, self._slope = self._target.surplus_and_slope(self._people, self.mask, values)
+        self._cost = self._cost_of(values)
+        works = self._surplus >= 0
+        self.best_cost = torch.where(works, self._cost, torch.inf)
+        self.best_values = self.values
+        self.best_surplus = torch.where(works, self._surplus, -torch.inf)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these walks only."""
@@ -137,10 +171,17 @@ class Descent:
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
+    def of(self, rows: Tensor) -> Descent:
+        """Some of the walks, which then go on by themselves."""
+        some = copy(self)
+        some.keep(rows)
+        return some
+
     def _note(self, values: Tensor, surplus: Tensor, cost: Tensor) -> None:
         better = (surplus >= 0) & (cost < self.best_cost)
         self.best_cost = torch.where(better, cost, self.best_cost)
         self.best_values = torch.where(better[:, None], values, self.best_values)
+        self.best_surplus = torch.where(better, surplus, self.best_surplus)
 
     def _inside(self, values: Tensor) -> Tensor:
         # Not x + (bound - x), which rounds past the bound: no plan there would work.

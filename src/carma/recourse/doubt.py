@@ -38,6 +38,12 @@ class Uncertainty:
         """Replace that of some plans, by position."""
         self.bias[rows], self.spread[rows] = part.bias, part.spread
 
+    @classmethod
+    def joined(cls, parts: list[Uncertainty]) -> Uncertainty:
+        """Put batches one after the other."""
+        bias = torch.cat([part.bias for part in parts])
+        return cls(bias, torch.cat([part.spread for part in parts]), parts[0].n_models)
+
     def margin(self, quantile: float) -> Tensor:
         """Log-odds past the threshold that plans need, at least 0, ``(n,)``; see ``quantile``."""
         if not self.n_models:

@@ -14,7 +14,7 @@ from carma.recourse.target import Follow, People, Target
 __all__ = ["RAY", "Neighbours"]
 
 # How much longer plans may get that stopped before what they aim at.
-RAY = (1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+RAY = (1e-5, 3e-4, 3e-3, 2e-2, 0.1)
 
 
 class Neighbours:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from carma.constraints import PlanLimits
 from carma.costs import Cost
-from carma.recourse.candidates import Candidates, Found
+from carma.recourse.candidates import Candidates, Found, lowest
 from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt, Uncertainty
 from carma.recourse.neighbours import RAY, Neighbours
@@ -38,9 +38,30 @@ class Refined:
     uncertainty: Uncertainty
     is_sure: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Refined:
-        """Some of the plans."""
-        return Refined(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+    @property
+    def worth(self) -> Tensor:
+        """What to rank plans by: those that are not sure enough come after all that are."""
+        return torch.where(self.is_sure, self.cost, UNSURE + self.cost)
+
+    def or_better(self, others: Refined, owner: Tensor) -> Refined:
+        """The best plan of each person.
+
+        Args:
+            others: Further plans.
+            owner: The person whose plan each of these is, ``(k,)``; people may have several.
+        """
+        worth = torch.cat([self.worth, others.worth])
+        owners = torch.cat([torch.arange(len(self.cost)), owner])
+        order = owners.argsort(stable=True)
+        chosen = order[lowest(worth[order], owners[order], len(self.cost), 1)]
+        uncertainty = Uncertainty.joined([self.uncertainty, others.uncertainty])
+        return Refined(
+            torch.cat([self.mask, others.mask])[chosen],
+            torch.cat([self.values, others.values])[chosen],
+            torch.cat([self.cost, others.cost])[chosen],
+            uncertainty[chosen],
+            torch.cat([self.is_sure, others.is_sure])[chosen],
+        )
 
 
 class Refinement:
@@ -82,23 +103,27 @@ class Refinement:
             n_plans: Plans wanted of each person.
         """
         n, m, _ = drafts.masks.shape
-        walkers = people.repeated(m)
         mask, start = drafts.masks.flatten(0, 1), drafts.values.flatten(0, 1)
-        margin, values = drafts.margin.flatten(), start
-        if not self._quantile:
-            margin = torch.zeros_like(margin)
+        margin = drafts.margin.flatten() if self._quantile else torch.zeros(n * m).double()
+        walks = self._from(people.repeated(m), mask, start, margin)
         # Half of the steps with the margin that was foreseen, the rest with the one measured.
-        first = self._steps // 2 if self._quantile else 0
-        if first:
-            values, _ = self._to_optimum(walkers, mask, values, margin, first)
-            margin = self._doubt.of(walkers, mask, values).margin(self._quantile)
-        values, cost = self._to_optimum(walkers, mask, values, margin, self._steps - first)
-        plans = self.secured(walkers, mask, values, cost)
+        for turn in range(self._steps):
+            if self._quantile and turn == self._steps // 2:
+                measured = self._doubt.of(walks.people, mask, walks.values)
+                walks.aim_at(self._aim(measured.margin(self._quantile)))
+            walks.step()
+        self._settle(walks)
         if n_plans > 1:
-            return plans
-        # A plan that is not sure enough comes after all that are.
-        worth = torch.where(plans.is_sure, plans.cost, UNSURE + plans.cost).view(n, m)
-        plans = plans[worth.argmin(dim=1) + m * torch.arange(n)]
+            return self._secured(walks)
+        cost = walks.best_cost.view(n, m)
+        top = cost.argmin(dim=1)
+        plans = self._secured(walks.of(top + m * torch.arange(n)))
+        # What is not sure comes last; what was cheaper before may be cheaper in the end.
+        others = cost.scatter(1, top[:, None], torch.inf) < plans.worth[:, None]
+        person, place = others.nonzero(as_tuple=True)
+        if len(person) and self._quantile:
+            more = self._secured(walks.of(m * person + place))
+            plans = plans.or_better(more, person)
         if self._neighbours is None or not self._steps:
             return plans
         return self.secured(people, *self._searched(people, plans))
@@ -125,52 +150,61 @@ class Refinement:
             values: Shape ``(n, d)``.
             cost: Infinite where the plan does not work; such plans are left alone.
         """
+        walks = self._from(people, mask, values, torch.zeros_like(cost))
+        plans = self._secured(walks)
+        lost = ~torch.isfinite(plans.cost) & torch.isfinite(cost)
+        return replace(
+            plans,
+            values=torch.where(lost[:, None], values, plans.values),
+            cost=torch.where(lost, cost, plans.cost),
+        )
+
+    def _secured(self, walks: Descent) -> Refined:
+        mask, values, cost = walks.mask, walks.best_values.clone(), walks.best_cost.clone()
+        people = walks.people
         uncertainty = self._doubt.of(people, mask, values)
         is_sure = torch.isfinite(cost)
-        if not self._quantile:
-            return Refined(mask, values, cost, uncertainty, is_sure)
-        margin = uncertainty.margin(self._quantile)
-        values, cost = values.clone(), cost.clone()
-        bare = replace(people, aim=None)
         rows = is_sure.nonzero().squeeze(1)
-        for turn in range(ROUNDS + 1):
-            ahead = self._target.surplus(bare[rows], mask[rows], values[rows])
-            is_short = ahead < margin[rows]
+        ahead = walks.best_surplus if people.aim is None else walks.best_surplus + people.aim
+        for turn in range(ROUNDS + 1 if self._quantile else 0):
+            margin = uncertainty[rows].margin(self._quantile)
+            is_short = ahead[rows] < margin
             is_sure[rows] = ~is_short
-            rows = rows[is_short]
+            rows, margin = rows[is_short], margin[is_short]
             if not len(rows) or turn == ROUNDS:
                 break
-            some, chosen = people[rows], mask[rows]
-            moved, price = self._to_optimum(some, chosen, values[rows], margin[rows], STEPS)
-            better = torch.isfinite(price)
-            rows, moved, chosen = rows[better], moved[better], chosen[better]
-            values[rows], cost[rows] = moved, price[better]
-            uncertainty.put(rows, self._doubt.of(people[rows], chosen, moved))
-            margin[rows] = uncertainty[rows].margin(self._quantile)
+            further = walks.of(rows)
+            further.aim_at(self._aim(margin))
+            for _ in range(STEPS):
+                further.step()
+            self._settle(further)
+            better = torch.isfinite(further.best_cost)
+            rows, further = rows[better], further.of(better.nonzero().squeeze(1))
+            values[rows], cost[rows] = further.best_values, further.best_cost
+            assert further.people.aim is not None  # noqa: S101
+            ahead = ahead.index_put((rows,), further.best_surplus + further.people.aim)
+            uncertainty.put(rows, self._doubt.of(further.people, further.mask, values[rows]))
         return Refined(mask, values, cost, uncertainty, is_sure)
 
-    def _to_optimum(
-        self, people: People, mask: Tensor, start: Tensor, margin: Tensor, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """Values and cost of the best plans with a margin."""
+    def _from(self, people: People, mask: Tensor, start: Tensor, margin: Tensor) -> Descent:
         people = replace(people, aim=self._aim(margin))
-        walks = Descent(self._target, self._cost, people, mask, start)
-        for _ in range(steps):
-            walks.step()
-        if steps:
+        return Descent(self._target, self._cost, people, mask, start)
+
+    def _settle(self, walks: Descent) -> None:
+        """Bring walks to their aim, and to steps and levels."""
+        if self._steps:
             walks.settle(RAY)
-        works = torch.isfinite(walks.best_cost)
-        values = torch.where(works[:, None], walks.best_values, walks.values)
-        if not self._limits.has_grid:
-            return values, walks.best_cost
-        each = torch.arange(len(people))
-        plans = Candidates(people, each, mask, values, walks.best_cost, torch.zeros_like(each))
-        plans = self._patterns.improved(plans)
-        return plans.values, plans.cost
+        if self._limits.has_grid:
+            each = torch.arange(len(walks))
+            works = torch.isfinite(walks.best_cost)
+            values = torch.where(works[:, None], walks.best_values, walks.values)
+            nothing = torch.zeros_like(each)
+            plans = Candidates(walks.people, each, walks.mask, values, walks.best_cost, nothing)
+            walks.take(self._patterns.improved(plans).values)
 
 
 # How often the margin is measured anew, and the steps to it.
-ROUNDS, STEPS = 3, 3
+ROUNDS, STEPS = 3, 2
 # Further than the margin, as it grows on the way; and than rounding can undo.
 SAFETY = 0.03
 SLACK = 1e-5

@@ -66,7 +66,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     held_out = data.encoded("causal", "test")
     return {
         "dataset": name,
-        "method": "carma",
+        "method": "carma-published",
         "seed": seed,
         **metrics.to_dict(),
         "log_prob": float(flow.log_prob(held_out).mean()),

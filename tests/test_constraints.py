@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -496,3 +496,97 @@ def test_boxes_of_some_people_are_those_of_the_whole() -> None:
         assert torch.equal(part.lower, alone.lower)
         assert torch.equal(part.upper, alone.upper)
         assert torch.equal(part.may_act, alone.may_act)
+
+
+@st.composite
+def boxes(draw: DrawFn) -> tuple[Limits, Tensor]:
+    """Boxes of a few people, some without room, and sets of columns for each."""
+    n, d, m = (draw(st.integers(1, 4)) for _ in range(3))
+    seed = draw(st.integers(0, 10**6))
+    draws = seeded(seed)
+    low = torch.rand(n, d, generator=draws, dtype=torch.float64)
+    room = torch.rand(n, d, generator=draws, dtype=torch.float64)
+    room = torch.where(torch.rand(n, d, generator=draws) < 0.3, 0.0, room)
+    may_act = torch.rand(n, d, generator=draws) < 0.7
+    most = torch.randint(1, d + 1, (n,), generator=draws) if draw(st.booleans()) else None
+    masks = torch.rand(n, m, d, generator=draws) < 0.5
+    return Limits(low, low + room, may_act, most), masks
+
+
+@given(boxes())
+def test_a_set_is_allowed_where_every_column_and_their_number_are(
+    drawn: tuple[Limits, Tensor],
+) -> None:
+    limits, masks = drawn
+    allowed = limits.allows(masks)
+    assert allowed.shape == masks.shape[:2]
+    for i, sets in enumerate(masks.tolist()):
+        may_act = limits.may_act[i].tolist()
+        most = len(may_act) if limits.max_actions is None else int(limits.max_actions[i])
+        for j, chosen in enumerate(sets):
+            fits = all(may or not acts for may, acts in zip(may_act, chosen, strict=True))
+            assert bool(allowed[i, j]) == (fits and sum(chosen) <= most)
+    # One set a person is the same as a list of one.
+    assert torch.equal(limits.allows(masks[:, 0]), allowed[:, 0])
+    assert limits.allows(torch.zeros_like(masks)).all()
+
+
+@given(boxes())
+def test_who_can_move_may_act_and_has_room(drawn: tuple[Limits, Tensor]) -> None:
+    limits, _ = drawn
+    can_move = limits.can_move.tolist()
+    for i, row in enumerate(can_move):
+        for j, moves in enumerate(row):
+            has_room = float(limits.lower[i, j]) < float(limits.upper[i, j])
+            assert moves == (bool(limits.may_act[i, j]) and has_room)
+
+
+@given(boxes(), st.integers(0, 3))
+def test_boxes_taken_apart_and_joined_are_the_same(
+    drawn: tuple[Limits, Tensor], first: int
+) -> None:
+    limits, masks = drawn
+    again = Limits.joined([limits[:first], limits[first:]])
+    for name in ("lower", "upper", "may_act"):
+        assert torch.equal(getattr(again, name), getattr(limits, name))
+    assert torch.equal(again.allows(masks), limits.allows(masks))
+    if limits.max_actions is None:
+        assert again.max_actions is None
+    else:
+        assert again.max_actions is not None
+        assert torch.equal(again.max_actions, limits.max_actions)
+
+
+@given(boxes(), st.integers(0, 10**6))
+def test_narrowing_allows_what_both_allow(drawn: tuple[Limits, Tensor], seed: int) -> None:
+    one, masks = drawn
+    shape = one.lower.shape
+    may_act = torch.rand(shape, generator=seeded(seed)) < 0.7
+    most = torch.randint(1, shape[1] + 1, shape[:1], generator=seeded(seed))
+    for other in (Limits(one.lower, one.upper, may_act, most), replace(one, may_act=may_act)):
+        both = one.narrowed(other)
+        assert torch.equal(both.allows(masks), one.allows(masks) & other.allows(masks))
+        # Narrowing twice is narrowing once, and the order does not matter.
+        twice, turned = both.narrowed(other), other.narrowed(one)
+        for same in (twice, turned):
+            assert torch.equal(same.may_act, both.may_act)
+            assert torch.equal(same.allows(masks), both.allows(masks))
+
+
+def test_each_does_the_same_to_every_tensor() -> None:
+    ones = torch.ones(3, 2, dtype=torch.float64)
+    limits = Limits(-ones, ones, ones.bool(), torch.tensor([1, 2, 1]))
+    turned = limits.each(lambda t: t.flip(0))
+    assert turned.max_actions is not None
+    assert turned.max_actions.tolist() == [1, 2, 1]
+    assert limits[1:].each(torch.clone).lower.shape == (2, 2)
+    assert replace(limits, max_actions=None).each(torch.clone).max_actions is None
+
+
+def test_more_actions_than_are_allowed_are_not_permitted() -> None:
+    features = tuple(Feature(name, role="actionable") for name in "ab")
+    limits = build(features, [0.0, 0.0], [1.0, 1.0])
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    box = replace(limits.around(x), max_actions=torch.tensor([1, 2, 1]))
+    mask = torch.tensor([[True, True], [True, True], [False, True]])
+    assert limits.permits(x, Intervention(mask, x + 0.5), box).tolist() == [False, True, True]

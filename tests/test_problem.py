@@ -4,8 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import carma
+from carma.benchmarks import load
+from carma.classifiers.network import Input, NetworkClassifier
+from carma.costs import AbsoluteCost
 from carma.problem import Problem
 
 SCHEMA = """
@@ -102,3 +106,29 @@ def test_bad_sections_are_named(section: str, message: str) -> None:
     text = section if section.startswith("data") else SCHEMA + section
     with pytest.raises(carma.CarmaError, match=message.replace("[", r"\[")):
         Problem.from_toml(text)
+
+
+def test_the_solver_asked_for_is_the_one_made() -> None:
+    data = load("chain-lin", rows=100)
+    inputs = [Input(i) for i in range(4)]
+    weights = [torch.tensor([[0.0, 1.0, 0.5, 1.0]])]
+    classifier = NetworkClassifier(data.schema, inputs, weights, [torch.tensor([-0.25])])
+    section = "[solver]\ncandidates = 2\nvalidity = 0.9\n"
+    problem = Problem.from_toml(SCHEMA + section)
+    own = problem.new_solver(data.scm, classifier)
+    assert type(own) is carma.Carma
+    assert own.settings == problem.solver == carma.CarmaSettings(candidates=2, validity=0.9)
+    assert not own.is_fitted
+    assert own.causal_model is data.scm
+    assert own.classifier is classifier
+    assert isinstance(own.cost, carma.SquaredCost)
+    published = Problem.from_toml(SCHEMA + PUBLISHED + "margin = 0.02")
+    cost = AbsoluteCost(data.encoding, data.scm.statistics_)
+    other = published.new_solver(data.scm, classifier, cost)
+    assert type(other) is carma.PublishedCarma
+    assert other.settings == published.solver
+    assert other.settings.margin == 0.02
+    assert other.cost is cost
+    assert published.seed == published.solver.training.seed == 0
+    assert published.with_seed(5).seed == 5
+    assert isinstance(published.with_seed(5).solver, carma.PublishedSettings)

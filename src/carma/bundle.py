@@ -94,7 +94,7 @@ def save(
     statistics = State({}, solver.causal_model.statistics_.as_tensors())
     manifest = {
         "format": FORMAT,
-        "versions": {name: version(name) for name in ("carma-recourse", "torch", "zuko")}
+        "versions": {name: version(name) for name in ("carma-recourse", "torch", "zuko", "scipy")}
         | {"python": platform.python_version()},
         "seed": seed,
         "metrics": dict(metrics or {}),

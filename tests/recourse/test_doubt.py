@@ -81,7 +81,7 @@ def test_where_nothing_is_in_doubt_a_plan_holds_or_does_not(
 
 def test_what_is_no_number_asks_for_more_than_there_is() -> None:
     doubt = Uncertainty(torch.tensor([0.0, math.nan]), torch.tensor([math.inf, 1.0]), 5)
-    assert doubt.margin(2.0).tolist() == [math.inf, math.inf]
+    assert (doubt.margin(2.0) > 1e30).all()
 
 
 def test_some_of_the_plans_can_be_taken_and_replaced() -> None:

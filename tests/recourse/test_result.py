@@ -16,6 +16,8 @@ from torch import Tensor
 from carma import (
     CausalModel,
     Classifier,
+    ExactSettings,
+    ExactSolver,
     Intervention,
     PublishedCarma,
     RecourseResult,
@@ -248,3 +250,102 @@ def test_no_number_is_not_written_as_one(
     assert content["cost"] is None
     assert "chance of a favourable outcome unknown" in result.explain(0)
     assert "nan" not in result.explain(0)
+
+
+@pytest.fixture(scope="module")
+def menus(
+    mixed_solver: PublishedCarma, mixed_people: pd.DataFrame
+) -> tuple[RecourseResult, RecourseResult]:
+    """The best plans, and three a person."""
+    solver = ExactSolver(
+        mixed_solver.causal_model,
+        mixed_solver.classifier,
+        settings=ExactSettings(starts=2, explore_steps=3, keep=4, refine_steps=6, polish_rounds=3),
+    )
+    people = mixed_people.head(40)
+    return solver.recommend(people), solver.recommend(people, n_plans=3)
+
+
+def test_a_menu_is_every_plan_of_a_person_the_cheapest_first(
+    menus: tuple[RecourseResult, RecourseResult],
+) -> None:
+    single, several = menus
+    assert len(several.others) == 2
+    sizes = set()
+    for i in range(len(several)):
+        plans = several.menu(i)
+        assert plans[0] == several[i] == several.menu(i - len(several))[0]
+        assert [single[i]] == single.menu(i)
+        sizes.add(len(plans))
+        if len(plans) > 1:
+            assert all(plan.status.has_plan for plan in plans)
+            costs = [plan.cost for plan in plans if plan.cost is not None]
+            assert costs == sorted(costs)
+            assert len(costs) == len(plans)
+            assert len({frozenset(plan.actions) for plan in plans}) == len(plans)
+    assert {1, 3} <= sizes
+    with pytest.raises(IndexError):
+        several.menu(len(several))
+
+
+def test_a_table_of_menus_has_a_row_for_each_plan(
+    menus: tuple[RecourseResult, RecourseResult],
+) -> None:
+    single, several = menus
+    frame = several.to_frame()
+    assert list(frame.columns) == ["plan", *single.to_frame().columns]
+    assert "plan" not in single.to_frame()
+    position = 0
+    for i in range(len(several)):
+        for place, answer in enumerate(several.menu(i), start=1):
+            row = frame.iloc[position]
+            assert frame.index[position] == answer.label
+            assert row["plan"] == place
+            assert row["status"] == answer.status.value
+            assert row["n_actions"] == len(answer.actions)
+            for value, told in (
+                (row["cost"], answer.cost),
+                (row["expected_validity"], answer.expected_validity),
+            ):
+                assert pd.isna(value) if told is None else value == told
+            for name, change in answer.actions.items():
+                assert row[f"do_{name}"] == change.after
+            position += 1
+    assert position == len(frame) > len(several)
+    assert str(frame["do_hours"].dtype) == "Int64"
+
+
+def test_json_holds_the_other_plans(menus: tuple[RecourseResult, RecourseResult]) -> None:
+    single, several = menus
+    for i, line in enumerate(several.to_json().split("\n")):
+        content = strict(line)
+        best, *others = several.menu(i)
+        assert content["others"] == [strict(json.dumps(o.to_dict())) for o in others]
+        assert content["plan"] == best.to_dict()["plan"]
+    assert all("others" not in strict(line) for line in single.to_json().split("\n"))
+
+
+def test_how_sure_a_plan_is_is_told_where_it_is_known(
+    menus: tuple[RecourseResult, RecourseResult], mixed_outcome: RecourseResult
+) -> None:
+    known = 0
+    for i, answer in enumerate(menus[0]):
+        if answer.status is Status.ALREADY_ACCEPTED:
+            assert answer.expected_validity == 1
+        elif answer.status.has_plan:
+            assert answer.expected_validity is not None
+            assert 0 <= answer.expected_validity <= 1
+            assert answer.to_dict()["expected_validity"] == answer.expected_validity
+            said = menus[0].explain(i).split("\n")[-1]
+            shown = float(said.removeprefix("How sure the plan is to work: ").removesuffix(" %."))
+            # Never rounded up.
+            assert shown / 100 <= answer.expected_validity + 1e-12
+            assert shown / 100 > answer.expected_validity - 1.001e-3
+            known += 1
+        else:
+            assert answer.expected_validity is None
+    assert known > 10
+    for i, answer in enumerate(mixed_outcome):
+        if answer.status.has_plan:
+            assert answer.expected_validity is None
+            assert "How sure" not in mixed_outcome.explain(i)

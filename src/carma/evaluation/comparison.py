@@ -388,7 +388,7 @@ def measure(arena: Arena, method: Method, margin: float | None = None) -> dict[s
         "model_seconds": arena.seconds.get("causal_model") if is_learned else None,
         "classifier_seconds": arena.seconds["classifier"],
         "threads": torch.get_num_threads(),
-        "versions": {p: version(p) for p in ("carma-recourse", "torch", "zuko")},
+        "versions": {p: version(p) for p in ("carma-recourse", "torch", "zuko", "scipy")},
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
     }
     finite: dict[str, Any] = _finite(record)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad, relu, silu
 
 from carma.models.selection import MECHANISMS
 
@@ -33,6 +33,7 @@ class _Networks:
         pairs: Columns whose products act on a first parameter, shape ``(2, q)``, or ``None``
             where there are none.
         curves: Effect of these products, shape ``(a, k, q)``.
+        has_kinks: Where the activation is ReLU, shape ``(a * k, 1, 1)``; ``None``: nowhere.
     """
 
     skip: Tensor
@@ -41,6 +42,14 @@ class _Networks:
     biases: tuple[Tensor, ...]
     pairs: Tensor | None = None
     curves: Tensor | None = None
+    has_kinks: Tensor | None = None
+
+    def active(self, layer: Tensor) -> Tensor:
+        """Values of a hidden layer after its activation."""
+        smooth = silu(layer)
+        return (
+            smooth if self.has_kinks is None else torch.where(self.has_kinks, relu(layer), smooth)
+        )
 
 
 class Conditioner(nn.Module):
@@ -51,6 +60,9 @@ class Conditioner(nn.Module):
     layer starts at zero, and a linear skip leads from its causes to the first parameter. A
     column without causes has constant parameters, the same in all members. Products of causes
     act on the first parameter where a quadratic mechanism replaces a network.
+
+    The model is smooth (SiLU), and so is every other of its alternatives; those in between have
+    kinks (ReLU). What all of one kind get wrong in the same way, they then differ about.
 
     A member's first weights do not depend on how many members come after it.
 
@@ -205,7 +217,7 @@ class Conditioner(nn.Module):
                 found = torch.baddbmm(found.view(a, -1, 1), first, across)
             found = found.view(a * k, -1, n)
             for weight, bias in zip(networks.weights, networks.biases[1:], strict=True):
-                found = torch.baddbmm(bias, weight, silu(found))
+                found = torch.baddbmm(bias, weight, networks.active(found))
         found = found.view(a, k, self.constant.shape[2], -1)
         if self.has_skip:
             linear = torch.matmul(networks.skip, across)
@@ -246,7 +258,14 @@ class Conditioner(nn.Module):
             (biases[0].flatten(0, 1), *biases[1:]),
             pairs,
             curves,
+            self._kinks(members, len(chosen)),
         )
+
+    def _kinks(self, members: slice, n_nodes: int) -> Tensor | None:
+        has_kinks = torch.arange(len(self.skip))[members] % 2 == 1
+        if not bool(has_kinks.any()):
+            return None
+        return has_kinks.repeat_interleave(n_nodes)[:, None, None]
 
     def _curved(
         self, chosen: Sequence[int], members: slice

@@ -61,7 +61,7 @@ class FlowSettings:
     hidden: tuple[int, ...] = (16, 16)
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
-            epochs=60, batch_size=500, learning_rate=1e-2, weight_decay=0.05, patience=60
+            epochs=60, batch_size=500, learning_rate=1e-2, patience=60
         )
     )
     select_simple: bool = True

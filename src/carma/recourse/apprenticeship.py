@@ -82,14 +82,18 @@ class Apprenticeship:
                 progress=progress,
             )
             self._policy.mask_network.requires_grad_(False)
-            people, least = lessons.people[rows], lessons.cost[rows].amin(dim=1)
+            people, least = lessons.people, lessons.cost.amin(dim=1)
             with torch.no_grad():
                 nothing = torch.zeros_like(people.limits.may_act)
                 lacks = -self._target.surplus(people, nothing, people.x).clamp(max=-CLOSE)
+
+            def shortcomings(chosen: Tensor) -> Tensor:
+                return self._shortcomings(people[chosen], least[chosen], lacks[chosen])
+
             rehearsed = train(
                 self._policy,
                 len(rows),
-                lambda batch: self._shortcomings(people[batch], least[batch], lacks[batch]),
+                lambda batch: shortcomings(rows[batch]),
                 lambda: self._score(exam),
                 rehearsal,
                 log=lambda: {"coverage": float(self._examined(exam)[1].double().mean())},
@@ -132,7 +136,7 @@ class Apprenticeship:
         return total
 
     def _score(self, exam: Lessons) -> float:
-        """Mean cost of single forward passes over the best known, failures as ``FAILURE``."""
+        """Mean cost of single forward passes; one that fails counts as several plans."""
         cost, works = self._examined(exam)
         least = exam.cost.amin(dim=1)
         return float(torch.where(works, cost, FAILURE * least.clamp(min=least.mean())).mean())
@@ -213,8 +217,8 @@ EXAMINED = 500
 FAILURE = 5.0
 # What is lacking to the margin pays as many times the best plan's cost; up to so many times what
 # the person lacks, or this in log-odds. Aim a little further than the margin.
-SEVERITY = 30.0
-FAR = 10.0
+SEVERITY = 40.0
+FAR = 3.0
 CLOSE = 0.5
 EXTRA = 0.03
 TINY = 1e-12

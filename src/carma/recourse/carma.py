@@ -16,7 +16,7 @@ from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
 from carma.recourse.base import Solver
-from carma.recourse.doubt import Doubt, Uncertainty, quantile
+from carma.recourse.doubt import Doubt, quantile
 from carma.recourse.exact import ExactSolver
 from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful
 from carma.recourse.neighbours import Neighbours
@@ -73,7 +73,7 @@ class CarmaSettings:
     )
     rehearsal: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
-            epochs=130, batch_size=256, learning_rate=4e-3, patience=130, validation_fraction=0.1
+            epochs=150, batch_size=256, learning_rate=4e-3, patience=150, validation_fraction=0.1
         )
     )
 
@@ -171,7 +171,9 @@ class Carma(Solver):
         if n_subsets(len(self._columns)) > MOST_SETS:
             neighbours = Neighbours(*world, self._columns, self.encoding.n_columns)
         steps = self.settings.refine_steps
-        self._refinement = Refinement(*parts, *margin, steps, patterns, neighbours)
+        std = causal_model.statistics_.std
+        scale = torch.where(std > 0, std, 1.0)
+        self._refinement = Refinement(*parts, *margin, steps, patterns, neighbours, scale)
         self._teacher = Teacher(*world, *margin, self._columns, shares)
         self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
 
@@ -257,18 +259,14 @@ class Carma(Solver):
             return self._completed(people, plans, each, effort, n_plans)
 
     def _one_pass(self, people: People) -> Proposal:
-        """One forward pass; the checks come later."""
+        """One forward pass; the checks come later. How sure it is, would take a search."""
         drafts = self._policy.drafts(people, 1)
         values = self.limits.project(people.x, drafts.values[:, 0], people.limits)
         mask, n = drafts.masks[:, 0], len(people)
-        models = self._doubt.n_alternatives
-        # The network foresees the margin only; as if it were all spread.
-        spread = drafts.margin[:, 0] / self._quantile if models else drafts.margin[:, 0]
-        uncertainty = Uncertainty(torch.zeros_like(spread), spread, models)
         verdict = torch.full((n,), Status.NOT_FOUND.code)
         status = torch.full((n,), Status.AMORTIZED.code)
         effort = torch.ones(n, dtype=torch.long)
-        return Proposal(Intervention(mask, values), effort, verdict, status, uncertainty)
+        return Proposal(Intervention(mask, values), effort, verdict, status)
 
     def _completed(
         self, people: People, plans: Refined, each: int, effort: Tensor, n_plans: int

@@ -77,6 +77,7 @@ class Refinement:
         patterns: Repairs plans that steps and levels made fail.
         neighbours: Where there are too many sets of features to propose the right one; else
             ``None``.
+        scale: Spread of each column, above 0, shape ``(d,)``.
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class Refinement:
         steps: int,
         patterns: PatternSearch,
         neighbours: Neighbours | None,
+        scale: Tensor,
     ) -> None:
         self._target, self._cost, self._limits = target, cost, limits
         self._doubt, self._quantile = doubt, quantile
         self._steps, self._patterns, self._neighbours = steps, patterns, neighbours
+        self._scale = scale
 
     def best(self, people: People, drafts: Drafts, n_plans: int) -> Refined:
         """The cheapest plan of each person, or all of them where several are wanted.
@@ -124,9 +127,31 @@ class Refinement:
         if len(person) and self._quantile:
             more = self._secured(walks.of(m * person + place))
             plans = plans.or_better(more, person)
-        if self._neighbours is None or not self._steps:
+        if self._neighbours is not None and self._steps:
+            plans = self.secured(people, *self._searched(people, plans))
+        return self._spared(people, plans) if self._steps else plans
+
+    def _spared(self, people: People, plans: Refined) -> Refined:
+        """The same plans without actions that hardly anybody would notice."""
+        moved = (plans.values - people.x).abs() / self._scale
+        tiny = plans.mask & (moved < TINY)
+        rows = (tiny.any(dim=1) & (plans.mask & ~tiny).any(dim=1)).nonzero().squeeze(1)
+        if not len(rows):
             return plans
-        return self.secured(people, *self._searched(people, plans))
+        margin = plans.uncertainty[rows].margin(self._quantile)
+        mask = (plans.mask & ~tiny)[rows]
+        walks = self._from(people[rows], mask, plans.values[rows], margin)
+        walks.step()
+        self._settle(walks)
+        simpler = self._secured(walks)
+        # Setting a feature to what it is may matter: it then no longer follows its causes.
+        better = simpler.is_sure & (simpler.cost <= (1 + TINY) * plans.cost[rows])
+        chosen = better.nonzero().squeeze(1)
+        rows = rows[better]
+        for name in ("mask", "values", "cost", "is_sure"):
+            getattr(plans, name)[rows] = getattr(simpler, name)[chosen]
+        plans.uncertainty.put(rows, simpler.uncertainty[chosen])
+        return plans
 
     def _searched(self, people: People, plans: Refined) -> tuple[Tensor, Tensor, Tensor]:
         """The same, or better plans of similar sets, with the same margin."""
@@ -150,7 +175,9 @@ class Refinement:
             values: Shape ``(n, d)``.
             cost: Infinite where the plan does not work; such plans are left alone.
         """
-        walks = self._from(people, mask, values, torch.zeros_like(cost))
+        # No slack is asked of what others found: a plan that just works must be moved, not lost.
+        people = replace(people, aim=torch.zeros_like(cost))
+        walks = Descent(self._target, self._cost, people, mask, values)
         plans = self._secured(walks)
         lost = ~torch.isfinite(plans.cost) & torch.isfinite(cost)
         return replace(
@@ -208,6 +235,8 @@ ROUNDS, STEPS = 3, 2
 # Further than the margin, as it grows on the way; and than rounding can undo.
 SAFETY = 0.03
 SLACK = 1e-5
+# Changes below this many standard deviations, and prices below this share, go unnoticed.
+TINY = 2e-3
 # Cost that ranks plans which are not sure enough behind all that are.
 UNSURE = 1e9
 # Rounds over neighbouring sets where there are too many to propose the right one.

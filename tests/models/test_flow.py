@@ -334,7 +334,7 @@ def test_a_quadratic_mechanism_survives_its_state(collider: Benchmark) -> None:
 
 
 def test_a_spline_keeps_its_networks(chain: Benchmark) -> None:
-    settings = FlowSettings("spline", (8,), QUICK.training, alternatives=1)
+    settings = FlowSettings("spline", (8,), QUICK.training, alternatives=2)
     flow = CausalFlow(chain.schema, settings).fit(chain.frame("causal").head(300))
     assert flow.mechanisms_ == {"x1": "network", "x2": "network", "x3": "network"}
 

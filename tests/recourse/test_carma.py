@@ -274,11 +274,6 @@ def test_a_menu_offers_different_plans(
             assert (cheaper.mask & ~menus[place].mask).any(dim=1)[further].all()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="Carma._completed: more plans asked for than there are sets, and someone searched for",
-)
 def test_a_menu_may_ask_for_more_plans_than_there_are_sets() -> None:
     data = random_benchmark(5, 1, seed=3, rows=400)
     weights = torch.randn(1, 5, generator=torch.Generator().manual_seed(1))

@@ -96,16 +96,9 @@ def test_sets_stay_as_small_as_asked_and_the_first_is_the_likeliest(
     assert achieved[0] == pytest.approx(scores(logits[0], min(most, len(row)))[0], abs=1e-9)
 
 
-TIED = pytest.mark.xfail(
-    strict=True, reason="most_probable: with max_actions, pruning of equal logits drops what fits"
-)
-
-
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize(
-    "logit", [-1.0, pytest.param(0.0, marks=TIED), pytest.param(2.0, marks=TIED)]
-)
+@pytest.mark.parametrize("logit", [-1.0, 0.0, 2.0])
 def test_features_that_are_equally_likely_leave_a_set(most: int, count: int, logit: float) -> None:
     chosen = most_probable(torch.full((1, 6), logit), count, torch.tensor([most]))[0]
     assert chosen[0].any()

@@ -51,7 +51,8 @@ class FlowSettings:
         training: How it is fitted.
         select_simple: Whether an ``affine`` mechanism becomes linear or quadratic, with noise
             of one width, where its network is not clearly better on rows that were not seen.
-        alternatives: Number of models fitted to bootstrap samples besides the model; may be 0.
+        alternatives: Number of models fitted to bootstrap samples besides the model; 0 or at
+            least 2.
 
     Raises:
         SettingsError: A value is unknown or out of range.
@@ -79,6 +80,9 @@ class FlowSettings:
                 "FlowSettings", "select_simple", "be true or false", self.select_simple
             )
         check_at_least("FlowSettings", "alternatives", self.alternatives, 0)
+        if self.alternatives == 1:
+            rule = "be 0 or at least 2: one alone has no spread"
+            raise SettingsError.of("FlowSettings", "alternatives", rule, 1)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FlowSettings:

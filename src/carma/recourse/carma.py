@@ -252,6 +252,8 @@ class Carma(Solver):
         with torch.inference_mode(False), torch.no_grad():
             people = people.cloned()
             count = settings.candidates if n_plans == 1 else max(settings.candidates, 3 * n_plans)
+            # More plans than there are sets of features cannot be told apart.
+            n_plans = min(n_plans, n_subsets(len(self._columns)))
             drafts = self._policy.drafts(people, count)
             plans = self._refinement.best(people, drafts, n_plans)
             each = len(plans.cost) // len(people)

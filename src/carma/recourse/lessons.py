@@ -120,7 +120,7 @@ class Teacher:
         found = self._walks.candidates(people, mask[:, None]).best()
         values, cost = found.values, found.cost
         margin = self._margin(people, mask, values)
-        for _ in range(MARGINS if self._quantile else 0):
+        for _ in range(MARGINS if self._doubt.n_alternatives else 0):
             some = replace(people, aim=margin)
             walks = Descent(self._target, self._cost, some, mask, values)
             for _ in range(STEPS):
@@ -159,8 +159,8 @@ def wishful(people: People, columns: Tensor, draws: torch.Generator) -> People:
     shares = torch.where(chance(NARROWED), shares, 1.0)
     rise, fall = (share.masked_fill(chance(ONE_WAY), 0.0) for share in shares)
     limits = Limits(
-        people.x - torch.where(fall == 1, people.x - box.lower, fall * (people.x - box.lower)),
-        people.x + torch.where(rise == 1, box.upper - people.x, rise * (box.upper - people.x)),
+        torch.where(fall == 1, box.lower, people.x - fall * (people.x - box.lower)),
+        torch.where(rise == 1, box.upper, people.x + rise * (box.upper - people.x)),
         box.may_act & ~frozen,
         box.max_actions,
     )

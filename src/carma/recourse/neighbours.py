@@ -47,7 +47,7 @@ class Neighbours:
 
         Args:
             people: n of them.
-            found: Their plans; people without one keep none.
+            found: Their plans; who has none may gain one.
             rounds: At most so many.
 
         Returns:

@@ -107,11 +107,13 @@ class Refinement:
         """
         n, m, _ = drafts.masks.shape
         mask, start = drafts.masks.flatten(0, 1), drafts.values.flatten(0, 1)
-        margin = drafts.margin.flatten() if self._quantile else torch.zeros(n * m).double()
+        margin = (
+            drafts.margin.flatten() if self._doubt.n_alternatives else torch.zeros(n * m).double()
+        )
         walks = self._from(people.repeated(m), mask, start, margin)
         # Half of the steps with the margin that was foreseen, the rest with the one measured.
         for turn in range(self._steps):
-            if self._quantile and turn == self._steps // 2:
+            if self._doubt.n_alternatives and turn == self._steps // 2:
                 measured = self._doubt.of(walks.people, mask, walks.values)
                 walks.aim_at(self._aim(measured.margin(self._quantile)))
             walks.step()
@@ -124,7 +126,7 @@ class Refinement:
         # What is not sure comes last; what was cheaper before may be cheaper in the end.
         others = cost.scatter(1, top[:, None], torch.inf) < plans.worth[:, None]
         person, place = others.nonzero(as_tuple=True)
-        if len(person) and self._quantile:
+        if len(person) and self._doubt.n_alternatives:
             more = self._secured(walks.of(m * person + place))
             plans = plans.or_better(more, person)
         if self._neighbours is not None and self._steps:
@@ -193,7 +195,7 @@ class Refinement:
         is_sure = torch.isfinite(cost)
         rows = is_sure.nonzero().squeeze(1)
         ahead = walks.best_surplus if people.aim is None else walks.best_surplus + people.aim
-        for turn in range(ROUNDS + 1 if self._quantile else 0):
+        for turn in range(ROUNDS + 1 if self._doubt.n_alternatives else 0):
             margin = uncertainty[rows].margin(self._quantile)
             is_short = ahead[rows] < margin
             is_sure[rows] = ~is_short
@@ -219,8 +221,7 @@ class Refinement:
 
     def _settle(self, walks: Descent) -> None:
         """Bring walks to their aim, and to steps and levels."""
-        if self._steps:
-            walks.settle(RAY)
+        walks.settle(RAY)
         if self._limits.has_grid:
             each = torch.arange(len(walks))
             works = torch.isfinite(walks.best_cost)

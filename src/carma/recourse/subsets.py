@@ -79,21 +79,25 @@ def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None)
 
     Returns:
         Masks ``(n, count, K)``, bool, the likeliest first, no two alike, none empty: where there
-        are no more such sets, the rest is empty.
+        are no more such sets, the rest is empty. Where K features have fewer sets than ``count``,
+        so many.
 
     Example:
         >>> most_probable(torch.tensor([[2.0, -0.5, -3.0]]), 3).int().tolist()
         [[[1, 0, 0], [1, 1, 0], [1, 0, 1]]]
     """
     n, k = logits.shape
+    base = logits > 0
     if max_actions is not None and k > 1:
-        ranked = logits.sort(dim=1, descending=True).values
-        last = ranked.gather(1, max_actions.clamp(max=k - 1)[:, None])
+        ranked = logits.sort(dim=1, descending=True, stable=True)
+        last = ranked.values.gather(1, max_actions.clamp(max=k - 1)[:, None])
         toll = torch.where((max_actions < k)[:, None], last.clamp(min=0), 0.0)
+        place = ranked.indices.argsort(dim=1)
+        # Of equal features, the first ones that fit: this set is then never lost.
+        base &= place < max_actions[:, None]
         logits = logits - toll
     kept = count + 1 if max_actions is None else 4 * count + 1
     price = logits.abs()
-    base = logits > 0
     total = torch.zeros(n, 1, dtype=logits.dtype)
     flips = torch.zeros(n, 1, k, dtype=torch.bool)
     for feature in range(k):
@@ -102,7 +106,7 @@ def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None)
         total = torch.cat([total, total + price[:, feature, None]], dim=1)
         flips = torch.cat([flips, flipped], dim=1)
         if total.shape[1] > kept:
-            total, chosen = total.topk(kept, dim=1, largest=False)
+            total, chosen = (t[:, :kept] for t in total.sort(dim=1, stable=True))
             flips = flips.gather(1, chosen[..., None].expand(-1, -1, k))
     masks = flips ^ base[:, None]
     size = masks.sum(dim=2)

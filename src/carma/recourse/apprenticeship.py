@@ -98,6 +98,7 @@ class Apprenticeship:
                 rehearsal,
                 log=lambda: {"coverage": float(self._examined(exam)[1].double().mean())},
                 description="carma: rehearsal",
+                clip=1.0,
                 progress=progress,
             )
         return studied, rehearsed
@@ -111,7 +112,8 @@ class Apprenticeship:
         lacking = (EXTRA * lacks + margin - surplus).clamp(min=0) / lacks
         cost = self._cost(people.x, mask, values, people.weights)
         typical = least.mean()
-        penalty = SEVERITY * least.clamp(min=0.1 * typical) * lacking.clamp(max=FAR)
+        # It grows ever more slowly, but never stops to say which way is up.
+        penalty = SEVERITY * least.clamp(min=0.1 * typical) * FAR * torch.log1p(lacking / FAR)
         return ((cost + penalty) / typical).mean()
 
     def _loss(self, homework: Homework, rows: Tensor) -> Tensor:
@@ -215,8 +217,8 @@ TEMPERATURE = 0.05
 # Held-out people on whom each epoch is scored; a failure counts as so many plans.
 EXAMINED = 500
 FAILURE = 5.0
-# What is lacking to the margin pays as many times the best plan's cost; up to so many times what
-# the person lacks, or this in log-odds. Aim a little further than the margin.
+# What is lacking to the margin pays as many times the best plan's cost, more slowly beyond so many
+# times what the person lacks today (at least this, in log-odds). Aim a little further than the margin.
 SEVERITY = 40.0
 FAR = 3.0
 CLOSE = 0.5

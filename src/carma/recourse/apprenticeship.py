@@ -217,8 +217,9 @@ TEMPERATURE = 0.05
 # Held-out people on whom each epoch is scored; a failure counts as so many plans.
 EXAMINED = 500
 FAILURE = 5.0
-# What is lacking to the margin pays as many times the best plan's cost, more slowly beyond so many
-# times what the person lacks today (at least this, in log-odds). Aim a little further than the margin.
+# What is lacking to the margin pays as many times the best plan's cost, more slowly beyond so
+# many times what the person lacks today (at least this, in log-odds). Aim a little further than
+# the margin.
 SEVERITY = 40.0
 FAR = 3.0
 CLOSE = 0.5

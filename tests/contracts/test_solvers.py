@@ -412,10 +412,12 @@ def test_every_number_is_one_but_the_cost_of_no_plan(case: Case) -> None:
     assert torch.isnan(validity[~is_answered]).all()
     assert (validity[case.world.is_accepted] == 1).all()
     known = validity[case.has_plan]
-    if isinstance(case.solver, (PublishedCarma, GridOracle)):
+    if case.is_single_pass or isinstance(case.solver, (PublishedCarma, GridOracle)):
         assert torch.isnan(known).all()
     else:
-        assert ((known >= 0.5) & (known <= 1)).all()
+        # Whoever believes in the model alone may be more likely wrong than right.
+        least = 0.5 if isinstance(case.solver, Carma) else 0.0
+        assert ((known >= least) & (known <= 1)).all()
     assert not plans.mask[~is_answered].any()
     assert torch.equal(plans.counterfactual[~is_answered], case.world.x[~is_answered])
     assert torch.equal(

@@ -174,7 +174,7 @@ def test_records_hold_what_is_documented_and_nothing_that_json_lacks(watched: An
         assert record["ms_single"] > 0
         assert record["us_batched"] > 0
         assert record["threads"] == torch.get_num_threads()
-        assert set(record["versions"]) == {"carma-recourse", "torch", "zuko"}
+        assert set(record["versions"]) == {"carma-recourse", "scipy", "torch", "zuko"}
         assert Key.of(record) == Key("chain-lin", record["method"], 0, PEOPLE, None, ROWS)
 
 

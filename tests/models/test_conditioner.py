@@ -37,7 +37,7 @@ def test_members_that_chose_differently_are_each_as_if_alone() -> None:
     model.simplify(0, 0, constant, torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0]).double())
     model.simplify(1, 0, constant, slopes[:5])
     model.simplify(2, 1, constant, slopes)
-    assert model.choices.tolist() == [[0, 2], [1, 2], [2, 1]]
+    assert model.choices.tolist() == [[0, 3], [1, 3], [3, 1]]
     found = model(x, range(2), EVERY)
     a, b, c = x[:, 0], x[:, 1], x[:, 2]
     linear = 0.5 + a + 2 * b
@@ -55,6 +55,26 @@ def test_members_that_chose_differently_are_each_as_if_alone() -> None:
     for member in (1, 2):
         alone = model(each[member - 1], range(2), EVERY)[member, :, [1]]
         torch.testing.assert_close(others[member - 1], alone)
+
+
+def test_an_additive_mechanism_moves_the_shift_by_causes_and_hidden_layer() -> None:
+    model = conditioner()
+    x = rows(7)
+    before, hidden = model(x, range(2), EVERY), model.hidden(x, 2)
+    assert hidden.shape == (2, 7, 5)
+    slopes = torch.arange(1.0, 9.0).double()
+    model.make_additive(2, 1, torch.tensor([0.5, -1.0]).double(), slopes)
+    assert model.choices.tolist() == [[3, 3], [3, 3], [3, 2]]
+    found = model(x, range(2), EVERY)
+    shift = 0.5 + x[:, :3] @ slopes[:3] + hidden[1] @ slopes[3:]
+    torch.testing.assert_close(found[2, :, 1, 0], shift)
+    assert (found[2, :, 1, 1] == -1.0).all()
+    assert torch.equal(found[:2], before[:2])
+    assert torch.equal(found[2, :, 0], before[2, :, 0])
+
+
+def test_nobody_has_no_parameters() -> None:
+    assert conditioner()(rows(0), range(2), EVERY).shape == (3, 0, 2, 2)
 
 
 def test_products_are_computed_only_where_a_member_has_chosen_them() -> None:

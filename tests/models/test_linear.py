@@ -112,3 +112,22 @@ def test_more_features_than_rows_give_finite_numbers() -> None:
     found = LinearMechanism.fit(with_products(causes), value, torch.ones(4), 2)
     assert torch.isfinite(found.slopes).all()
     assert torch.isfinite(found.constant).all()
+
+
+def test_ridge_is_least_squares_where_features_tell_enough() -> None:
+    causes, value = rows(5000)
+    found = LinearMechanism.ridge(causes, value, torch.ones(5000))
+    expected = LinearMechanism.fit(causes, value, torch.ones(5000), 2)
+    torch.testing.assert_close(found.slopes, expected.slopes, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.constant, expected.constant, rtol=1e-3, atol=0)
+
+
+def test_ridge_bears_features_that_are_alike_or_constant() -> None:
+    causes, value = rows(500)
+    alike = torch.cat([causes, causes + 1e-9, torch.ones(500, 1).double()], dim=1)
+    found = LinearMechanism.ridge(alike, value, torch.ones(500))
+    once = LinearMechanism.ridge(causes, value, torch.ones(500))
+    assert found.slopes.abs().max() <= once.slopes.abs().max()
+    torch.testing.assert_close(
+        found.parameters(alike), once.parameters(causes), rtol=1e-3, atol=1e-3
+    )

@@ -12,7 +12,7 @@ from carma.benchmarks import Benchmark, random_benchmark
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.constraints import Limits, PlanLimits
 from carma.recourse.lessons import wishful
-from carma.recourse.policy import LEAST, Policy, _held, smooth_mlp
+from carma.recourse.policy import LEAST, WIDEST, Policy, _held, smooth_mlp
 from carma.recourse.target import People
 from carma.state import seeded
 from carma.table import Statistics
@@ -92,11 +92,11 @@ def test_units_do_not_matter(data: Benchmark, weights: Tensor) -> None:
     one.scale_to(people)
     other.scale_to(there)
     torch.testing.assert_close(one.describe(people), other.describe(there), rtol=1e-5, atol=1e-5)
-    a, b = one.drafts(people, 4), other.drafts(there, 4)
+    (a, own), (b, same) = one.drafts_and_margins(people, 4), other.drafts_and_margins(there, 4)
     assert torch.equal(a.masks, b.masks)
     back = (b.values - shift) / factor
     torch.testing.assert_close(a.values, back, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(a.margin, b.margin, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own, same, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_dear_beside_the_rest_is_seen(data: Benchmark, policy: Policy) -> None:
@@ -149,11 +149,14 @@ def test_infinite_room_and_rows_far_out_are_seen_as_numbers(
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_drafts_can_be_done(data: Benchmark, policy: Policy, count: int) -> None:
     for people in (plain(data), wishes(data)):
-        drafts = policy.drafts(people, count)
+        drafts, margin = policy.drafts_and_margins(people, count)
         n, d = people.x.shape
         assert drafts.masks.shape == drafts.values.shape == (n, count, d)
-        assert drafts.margin.shape == (n, count)
-        assert (drafts.margin >= 0).all()
+        assert margin.shape == (n, count)
+        assert ((margin >= 0) & (margin <= WIDEST)).all()
+        only = policy.drafts(people, count)
+        assert torch.equal(only.masks, drafts.masks)
+        assert torch.equal(only.values, drafts.values)
         box = people.limits
         assert people.limits.allows(drafts.masks).all()
         assert not (drafts.masks & ~box.can_move[:, None]).any()
@@ -184,21 +187,21 @@ def test_a_person_with_few_sets_has_empty_drafts_behind(data: Benchmark, policy:
 
 def test_a_person_is_described_and_drafted_for_alone(data: Benchmark, policy: Policy) -> None:
     people = wishes(data)
-    seen, drafts = policy.describe(people), policy.drafts(people, 3)
+    seen, (drafts, margin) = policy.describe(people), policy.drafts_and_margins(people, 3)
     for i in (0, 7, 39):
         rows = torch.tensor([i])
         torch.testing.assert_close(policy.describe(people[rows])[0], seen[i], rtol=1e-6, atol=1e-6)
-        alone = policy.drafts(people[rows], 3)
+        alone, own_margin = policy.drafts_and_margins(people[rows], 3)
         assert torch.equal(alone.masks[0], drafts.masks[i])
         torch.testing.assert_close(alone.values[0], drafts.values[i], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(alone.margin[0], drafts.margin[i], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(own_margin[0], margin[i], rtol=1e-5, atol=1e-5)
 
 
 def test_nobody_gets_no_draft(data: Benchmark, policy: Policy) -> None:
     nobody = plain(data)[:0]
-    drafts = policy.drafts(nobody, 3)
+    drafts, margin = policy.drafts_and_margins(nobody, 3)
     assert drafts.masks.shape == drafts.values.shape == (0, 3, 6)
-    assert drafts.margin.shape == (0, 3)
+    assert margin.shape == (0, 3)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -232,17 +235,19 @@ def test_a_new_network_proposes_no_change() -> None:
     assert torch.equal(out, torch.zeros(7, 2))
 
 
-def test_margins_below_the_least_are_none(data: Benchmark, policy: Policy) -> None:
+def test_margins_are_none_below_the_least_and_bounded(data: Benchmark, policy: Policy) -> None:
     people = plain(data)
-    last = policy.action_network[-1]
+    last = policy.margin_network[-1]
     assert isinstance(last, torch.nn.Linear)
     weight, bias = last.weight.detach().clone(), last.bias.detach().clone()
     try:
         with torch.no_grad():
             last.weight[-1], last.bias[-1] = 0.0, torch.tensor(0.5 * LEAST).log()
-            assert (policy.drafts(people, 2).margin == 0).all()
+            assert (policy.drafts_and_margins(people, 2)[1] == 0).all()
+            last.bias[-1] = 80.0
+            assert (policy.drafts_and_margins(people, 2)[1] == WIDEST).all()
             last.bias[-1] = torch.tensor(2.0 + LEAST).log()
-            margin = policy.drafts(people, 2).margin
+            margin = policy.drafts_and_margins(people, 2)[1]
         torch.testing.assert_close(margin, torch.full_like(margin, 2.0), rtol=1e-5, atol=0)
     finally:
         with torch.no_grad():

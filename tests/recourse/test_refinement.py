@@ -18,7 +18,7 @@ from carma.recourse.linear import LinearSearch
 from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import Drafts
-from carma.recourse.refinement import Refinement
+from carma.recourse.refinement import Refined, Refinement
 from carma.recourse.starts import spread_evenly
 from carma.recourse.target import People, Target
 from carma.state import seeded
@@ -53,7 +53,7 @@ def refinement(
     return Refinement(target, cost, limits, doubt, spreads, steps, patterns, neighbours, scale)
 
 
-def drafts_for(problem: Problem, people: People, m: int, margin: float = 0.0) -> Drafts:
+def drafts_for(problem: Problem, people: People, m: int) -> Drafts:
     """Random sets, the first one everything, to random values."""
     n, d = people.x.shape
     draws = seeded(0)
@@ -69,9 +69,19 @@ def drafts_for(problem: Problem, people: People, m: int, margin: float = 0.0) ->
         .view(n, m, d)
     )
     own = people.x[:, None]
-    return Drafts(
-        masks, torch.where(masks, values, own), torch.full((n, m), margin, dtype=torch.float64)
-    )
+    return Drafts(masks, torch.where(masks, values, own))
+
+
+def every_plan(maker: Refinement, people: People, drafts: Drafts, margin: float = 0.0) -> Refined:
+    """The plans that drafts lead to, without the one that starts from the person."""
+    n, m, _ = drafts.masks.shape
+    found = maker.best(people, drafts, torch.full((n, m), margin).double(), 2)
+    each = len(found.cost) // n
+    return found[(each * torch.arange(n)[:, None] + torch.arange(m)).flatten()]
+
+
+def one_plan(maker: Refinement, people: People, drafts: Drafts) -> Refined:
+    return maker.best(people, drafts, torch.zeros(drafts.masks.shape[:2]).double(), 1)
 
 
 def works(problem: Problem, people: People, mask: Tensor, values: Tensor) -> Tensor:
@@ -88,18 +98,18 @@ def test_no_plan_is_dearer_than_a_draft_that_works(
     m = 5
     drafts, walkers = drafts_for(problem, people, m), people.repeated(m)
     mask, values = drafts.masks.flatten(0, 1), drafts.values.flatten(0, 1)
-    found = refinement(problem, Told(0.0), 0.0, steps).best(people, drafts, 2)
+    found = every_plan(refinement(problem, Told(0.0), 0.0, steps), people, drafts)
     ahead = target.surplus(walkers, mask, values)
     does = ahead > 1e-4
     assert does.any()
     price = cost(walkers.x, mask, values)
-    assert (found.cost <= price * (1 + 1e-12))[does].all()
+    # Tiny actions are left out where that costs next to nothing.
+    assert (found.cost <= price * (1 + 3e-3))[does].all()
     if steps == 0:
         assert torch.equal(found.values[does], values[does])
-    single = refinement(problem, Told(0.0), 0.0, steps).best(people, drafts, 1)
+    single = one_plan(refinement(problem, Told(0.0), 0.0, steps), people, drafts)
     least = found.cost.view(-1, m).amin(dim=1)
-    # Tiny actions are left out where that costs next to nothing.
-    torch.testing.assert_close(single.cost, least, rtol=3e-3, atol=0)
+    assert (single.cost <= least * (1 + 3e-3)).all()
 
 
 @pytest.mark.parametrize(("spread", "rise"), [(0.2, 0.0), (0.05, 0.05)])
@@ -112,9 +122,9 @@ def test_a_sure_plan_holds_with_the_probability_asked_for(
         problem = curved_problem(seed, n_actionable=4)
         _, cost, limits, people = problem
         m = 4
-        drafts, walkers = drafts_for(problem, people, m, 0.3), people.repeated(m)
+        drafts, walkers = drafts_for(problem, people, m), people.repeated(m)
         doubt = Told(spread, rise)
-        plans = refinement(problem, doubt, spreads).best(people, drafts, 2)
+        plans = every_plan(refinement(problem, doubt, spreads), people, drafts)
         sure = plans.is_sure
         assert not (sure & torch.isinf(plans.cost)).any()
         assert sure[torch.isfinite(plans.cost)].double().mean() > 0.3
@@ -141,7 +151,7 @@ def test_where_all_is_linear_each_draft_comes_to_the_optimum_of_its_set(
     target, cost, _, people, effects, weights = problem
     m, spreads = 4, 2.0
     drafts = drafts_for(problem, people, m)
-    plans = refinement(problem, Told(spread), spreads).best(people, drafts, 2)
+    plans = every_plan(refinement(problem, Told(spread), spreads), people, drafts)
     walkers, mask = people.repeated(m), drafts.masks.flatten(0, 1)
     search = LinearSearch(target, cost, effects, weights)
     aims = torch.full_like(walkers.x[:, 0], spreads * spread)
@@ -188,7 +198,7 @@ def test_a_sure_plan_wins_over_a_cheaper_one_that_is_not(
     drafts = drafts_for(problem, people, m)
     spreads = quantile(0.99, N_MODELS)
     maker = refinement(problem, Told(0.3, 0.1), spreads)
-    every, one = maker.best(people, drafts, 2), maker.best(people, drafts, 1)
+    every, one = every_plan(maker, people, drafts), one_plan(maker, people, drafts)
     sure = every.is_sure.view(-1, m)
     cost = every.cost.view(-1, m)
     assert torch.equal(one.is_sure, sure.any(dim=1))
@@ -204,8 +214,8 @@ def test_neighbouring_sets_only_make_plans_cheaper(
     drafts = drafts_for(problem, people, 3)
     spreads = quantile(0.9, N_MODELS)
     for doubt, asked in ((Told(0.0), 0.0), (Told(0.1), spreads)):
-        narrow = refinement(problem, doubt, asked).best(people, drafts, 1)
-        wide = refinement(problem, doubt, asked, widely=True).best(people, drafts, 1)
+        narrow = one_plan(refinement(problem, doubt, asked), people, drafts)
+        wide = one_plan(refinement(problem, doubt, asked, widely=True), people, drafts)
         assert (wide.cost <= narrow.cost * (1 + 3e-3)).all()
         assert (wide.cost < 0.99 * narrow.cost).any()
         assert wide.is_sure[narrow.is_sure].all()
@@ -226,7 +236,7 @@ def test_plans_on_steps_and_levels_exist(
     m, spreads = 4, quantile(0.9, N_MODELS)
     drafts, walkers = drafts_for(problem, people, m), people.repeated(m)
     with torch.no_grad():
-        plans = refinement(problem, Told(spread), spreads).best(people, drafts, 2)
+        plans = every_plan(refinement(problem, Told(spread), spreads), people, drafts)
         ahead = works(problem, walkers, plans.mask, plans.values)
     holds = torch.isfinite(plans.cost)
     assert holds.view(-1, m).any(dim=1).double().mean() > 0.5

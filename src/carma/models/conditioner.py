@@ -163,6 +163,19 @@ class Conditioner(nn.Module):
         products = torch.where(is_square & is_two, 0.0, left * right)
         return torch.cat([x[:, self.causes[node]], products], dim=1)
 
+    def hidden(self, x: Tensor, member: int) -> Tensor:
+        """Values of every node's last hidden layer, shape ``(m, n, width)``, for scaled rows.
+
+        Args:
+            x: Shape ``(n, d)``.
+            member: Whose.
+        """
+        networks = self._networks(range(len(self.nodes)), slice(member, member + 1))
+        if not self.weights:
+            return x.new_zeros(len(self.nodes), len(x), 0)
+        found = self._layers(networks, networks.weights[:-1], x.mT)
+        return networks.active(found).mT
+
     def simplify(self, member: int, node: int, constant: Tensor, slopes: Tensor) -> None:
         """Replace a network by constant parameters, a skip and, if quadratic, products.
 
@@ -181,8 +194,23 @@ class Conditioner(nn.Module):
             self.curves[member, node] = 0.0
             self.curves[member, node, : len(curves)] = curves.to(self.curves.dtype)
             self.last[member, node] = 0.0
-        chosen = "quadratic" if curves.any() else "linear"
-        self.choices[member, node] = MECHANISMS.index(chosen)
+        self.choices[member, node] = MECHANISMS.index("quadratic" if curves.any() else "linear")
+        self.forget()
+
+    def make_additive(self, member: int, node: int, constant: Tensor, slopes: Tensor) -> None:
+        """Keep a network's hidden layers, and let them act on the first parameter only.
+
+        Args:
+            member: Whose network.
+            node: Its number.
+            constant: Shape ``(p,)``.
+            slopes: Effects of the causes, then of the last hidden layer, on the first parameter.
+        """
+        n_causes = len(self.causes[node])
+        self.simplify(member, node, constant, slopes[:n_causes])
+        with torch.no_grad():
+            self.last[member, node, 0] = slopes[n_causes:].to(self.last.dtype)
+        self.choices[member, node] = MECHANISMS.index("additive")
         self.forget()
 
     def everywhere(self, x: Tensor) -> Tensor:
@@ -205,20 +233,11 @@ class Conditioner(nn.Module):
             Shape ``(a, n, k, p)``.
         """
         networks = self._networks(chosen, members)
-        a, k, d = networks.skip.shape
-        across, n = x.mT, x.shape[-2]
+        (a, k, _), across, n = networks.skip.shape, x.mT, x.shape[-2]
         found = networks.biases[0]
         if networks.first is not None:
-            # Features by rows: the first layers of all nodes are one product.
-            if x.ndim == 2:
-                found = torch.addmm(found, networks.first, across)
-            else:
-                first = networks.first.view(a, -1, d)
-                found = torch.baddbmm(found.view(a, -1, 1), first, across)
-            found = found.view(a * k, -1, n)
-            for weight, bias in zip(networks.weights, networks.biases[1:], strict=True):
-                found = torch.baddbmm(bias, weight, networks.active(found))
-        found = found.view(a, k, self.constant.shape[2], -1)
+            found = self._layers(networks, networks.weights, across)
+        found = found.view(a, k, self.constant.shape[2], found.shape[-1])
         if self.has_skip:
             linear = torch.matmul(networks.skip, across)
             if networks.pairs is not None and networks.curves is not None:
@@ -226,6 +245,23 @@ class Conditioner(nn.Module):
                 linear = linear + torch.matmul(networks.curves, left * right)
             found = found + pad(linear[:, :, None], (0, 0, 0, found.shape[2] - 1))
         return found.expand(-1, -1, -1, n).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _layers(networks: _Networks, weights: Sequence[Tensor], across: Tensor) -> Tensor:
+        """The first layer and further ones, features by rows, shape ``(a * k, width, n)``."""
+        assert networks.first is not None  # noqa: S101
+        (a, k, d), n = networks.skip.shape, across.shape[-1]
+        wide = len(networks.first) // a
+        # The first layers of all nodes are one product.
+        if across.ndim == 2:
+            found = torch.addmm(networks.biases[0], networks.first, across)
+        else:
+            first = networks.first.view(a, wide, d)
+            found = torch.baddbmm(networks.biases[0].view(a, wide, 1), first, across)
+        found = found.view(a * k, wide // k, n)
+        for weight, bias in zip(weights, networks.biases[1:], strict=False):
+            found = torch.baddbmm(bias, weight, networks.active(found))
+        return found
 
     def _networks(self, chosen: Sequence[int], members: slice) -> _Networks:
         """Weights of some nodes; kept once they are frozen."""
@@ -246,7 +282,7 @@ class Conditioner(nn.Module):
         skip = skip if mask is None else skip * mask
         constant = self.constant[members, where].flatten(0, 1)[..., None]
         pairs, curves = self._curved(chosen, members)
-        if bool((self.choices[members, where] != MECHANISMS.index("network")).all()):
+        if bool((self.choices[members, where] < MECHANISMS.index("additive")).all()):
             return _Networks(skip, None, (), (constant,), pairs, curves)
         weights = [weight[members, where] for weight in (*self.weights, self.last)]
         first = weights[0] if mask is None else weights[0] * mask[:, None]

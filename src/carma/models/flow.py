@@ -20,7 +20,7 @@ from carma.models.bootstrap import bootstrap_counts
 from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
 from carma.models.discrete import cells, draw_levels, level_positions, root_frequencies
 from carma.models.linear import LinearMechanism
-from carma.models.selection import MECHANISMS, Mechanism, select_simple
+from carma.models.selection import MECHANISMS, Mechanism, select_simplest
 from carma.schema import Schema
 from carma.state import State, prefixed, seeded, unprefixed
 from carma.table import Statistics
@@ -36,6 +36,8 @@ from carma.training import (
 __all__ = ["CausalFlow", "FlowSettings"]
 
 SPLINE_BINS = 8
+# Place of the network behind its two simpler rivals.
+NETWORK = 2
 # Rows times alternatives that are computed at a time.
 CHUNK = 200_000
 
@@ -49,8 +51,9 @@ class FlowSettings:
             ``spline`` (monotone rational-quadratic, Durkan et al. 2019).
         hidden: Widths of the hidden layers of each column's network.
         training: How it is fitted.
-        select_simple: Whether an ``affine`` mechanism becomes linear or quadratic, with noise
-            of one width, where its network is not clearly better on rows that were not seen.
+        select_simple: Whether an ``affine`` mechanism becomes linear, quadratic or additive,
+            with noise of one width, where its network is not clearly better on rows that were
+            not seen.
         alternatives: Number of models fitted to bootstrap samples besides the model; 0 or at
             least 2.
 
@@ -101,10 +104,11 @@ class CausalFlow(CausalModel):
     through the generations once, ``x_i <- where(mask, value, t^-1(z_i; theta_i(x)))``, so
     ``z`` is never touched and every row may have another mask.
 
-    Each network has a simpler rival with noise of one width, fitted by least squares: linear in
-    the causes or, where products of two of them are significant, quadratic (for at most eight
-    columns of causes). Where it predicts rows that were not seen as well, up to one standard
-    error of the difference, it replaces the network (see ``select_simple``).
+    Each network has two simpler rivals with noise of one width, fitted by least squares. The
+    first is linear in the causes or, where products of two of them are significant, quadratic
+    (for at most eight columns of causes). The second is additive: linear in the causes and in
+    the network's last hidden layer. The simplest of the three that none of the others outdoes
+    on rows that were not seen, by more than two standard errors, is used (``select_simplest``).
 
     The alternatives are an ensemble in which each member repeats the whole procedure, first
     weights, fit and choice of mechanisms, on its own bootstrap sample of the training
@@ -169,8 +173,9 @@ class CausalFlow(CausalModel):
     def mechanisms_(self) -> dict[str, Mechanism]:
         """What was chosen for each feature with causes, in the table's order.
 
-        ``linear``, ``quadratic`` or ``network``; always ``network`` without ``select_simple``
-        and for the ``spline`` transform. An alternative may have chosen otherwise.
+        ``linear``, ``quadratic``, ``additive`` or ``network``; always ``network`` without
+        ``select_simple`` and for the ``spline`` transform. An alternative may have chosen
+        otherwise.
         """
         if not self.is_fitted:
             raise NotFittedError.of("CausalFlow", "mechanisms_")
@@ -253,7 +258,7 @@ class CausalFlow(CausalModel):
         return found.sum(dim=1)
 
     def _select_simple(self, clean: Tensor, value: Tensor, counts: Tensor) -> None:
-        """Replace each network that is not clearly better than a simpler mechanism.
+        """Replace each network that does not clearly outdo a simpler mechanism.
 
         Args:
             clean: Scaled rows, shape ``(n, d)``.
@@ -265,29 +270,53 @@ class CausalFlow(CausalModel):
         targets = [value[:, column] for column in conditioner.nodes]
         features = [conditioner.features(clean, node) for node in nodes]
 
-        def fit(weights: Tensor) -> list[LinearMechanism]:
-            return [
-                LinearMechanism.fit(features[k], targets[k], weights, len(conditioner.causes[k]))
-                for k in nodes
+        def simple(node: int, weights: Tensor) -> LinearMechanism:
+            n_causes = len(conditioner.causes[node])
+            return LinearMechanism.fit(features[node], targets[node], weights, n_causes)
+
+        def hidden(member: int, rows: Tensor) -> list[Tensor]:
+            layers = conditioner.hidden(clean[rows], member).unbind()
+            causes = [clean[rows][:, columns] for columns in conditioner.causes]
+            return [torch.cat(pair, dim=1) for pair in zip(causes, layers, strict=True)]
+
+        everybody = torch.arange(len(clean))
+
+        def additive(member: int, weights: Tensor) -> list[LinearMechanism]:
+            seen = zip(hidden(member, everybody), targets, strict=True)
+            return [LinearMechanism.ridge(layer, target, weights) for layer, target in seen]
+
+        fitted = [
+            ([simple(k, weights) for k in nodes], additive(member, weights))
+            for member, weights in enumerate(counts)
+        ]
+
+        def likelihood(member: int, rows: Tensor) -> Tensor:
+            network = conditioner(clean[rows], nodes, slice(member, member + 1))[0]
+            plain, layered = fitted[member]
+            parameters = [
+                torch.stack([m.parameters(features[k][rows]) for k, m in enumerate(plain)], dim=1),
+                torch.stack(
+                    [
+                        mechanism.parameters(seen)
+                        for mechanism, seen in zip(layered, hidden(member, rows), strict=True)
+                    ],
+                    dim=1,
+                ),
+                network.double(),
             ]
+            across = value[rows][:, conditioner.nodes]
+            return torch.stack([self._log_densities(p, across) for p in parameters], dim=2)
 
-        fitted = [fit(weights) for weights in counts]
-
-        def gain(member: int, rows: Tensor) -> Tensor:
-            parameters = conditioner(clean[rows], nodes, slice(member, member + 1))[0]
-            reached = self._log_densities(parameters, value[rows][:, conditioner.nodes])
-            simple = [
-                self._log_densities(mechanism.parameters(features[k][rows]), targets[k][rows])
-                for k, mechanism in enumerate(fitted[member])
-            ]
-            return reached - torch.stack(simple, dim=1)
-
-        chosen = select_simple(counts, len(nodes), gain)
+        chosen = select_simplest(counts, len(nodes), 3, likelihood)
         # The model's own have all rows, also those that were held out.
-        fitted[0] = fit(torch.ones(len(clean)))
-        for member, node in chosen.nonzero().tolist():
-            mechanism = fitted[member][node]
-            conditioner.simplify(member, node, mechanism.constant, mechanism.slopes)
+        ones = torch.ones(len(clean))
+        fitted[0] = ([simple(k, ones) for k in nodes], additive(0, ones))
+        for member, picks in enumerate(chosen.tolist()):
+            for node, pick in enumerate(picks):
+                if pick < NETWORK:
+                    mechanism = fitted[member][pick][node]
+                    replace = (conditioner.simplify, conditioner.make_additive)[pick]
+                    replace(member, node, mechanism.constant, mechanism.slopes)
 
     def _abduct(self, x: Tensor) -> Tensor:
         scaled = self._scale(x)

@@ -17,6 +17,8 @@ __all__ = ["LinearMechanism"]
 RIDGE = 1e-9
 # Square of the t statistic that a product needs: 1 % of those without effect have it.
 LEAST_SQUARE = 2.5758**2
+# Share of each feature's variance that is added to it where features are many and alike.
+SHRINKAGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,32 @@ class LinearMechanism:
             float(weight.sum()),
             n_causes,
         )
-        residual = value - level - apart @ slopes
+        return cls._with(slopes, centre, level, share, value - level - apart @ slopes)
+
+    @classmethod
+    def ridge(cls, features: Tensor, value: Tensor, counts: Tensor) -> LinearMechanism:
+        """The same with all features, which may be nearly dependent.
+
+        Args:
+            features: Shape ``(n, q)``.
+            value: Scaled, shape ``(n,)``.
+            counts: Weights of the rows, shape ``(n,)``.
+        """
+        weight, features, value = counts.double(), features.double(), value.double()
+        share = weight / weight.sum()
+        centre, level = share @ features, share @ value
+        apart = features - centre
+        weighted = (apart * share[:, None]).T
+        gram = weighted @ apart
+        # Slopes are not larger than the data ask for: beyond the rows they decide alone.
+        penalty = SHRINKAGE * gram.diagonal() + RIDGE
+        slopes = torch.linalg.solve(gram + penalty.diag(), weighted @ (value - level))
+        return cls._with(slopes, centre, level, share, value - level - apart @ slopes)
+
+    @classmethod
+    def _with(
+        cls, slopes: Tensor, centre: Tensor, level: Tensor, share: Tensor, residual: Tensor
+    ) -> LinearMechanism:
         log_scale = -0.5 * (share @ residual.square()).log()
         # A mechanism without noise would need a steeper transform than there is.
         log_scale = log_scale.clamp(-Affine.steepest, Affine.steepest)

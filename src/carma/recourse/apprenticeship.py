@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from carma.costs import Cost
 from carma.recourse.lessons import Lessons
-from carma.recourse.policy import LEAST, Policy
+from carma.recourse.policy import LEAST, WIDEST, Policy
 from carma.recourse.target import People, Target
 from carma.training import History, TrainingSettings, split_rows, train
 
@@ -23,7 +23,7 @@ class Apprenticeship:
     relative to the cost of the plan, plus the squared share by which the log-odds would miss: an
     error along the boundary is cheap, one that falls short of it is not. Sets are drawn half by
     how good they are and half evenly. The mask network learns how often each feature is in a good
-    set. Then the action network rehearses: single forward passes pay their cost and, many times
+    set, the margin network the margin of each set's plan. Then the action network rehearses: single forward passes pay their cost and, many times
     over, what they lack to the margin, with slopes through causal model and classifier.
 
     Args:
@@ -81,7 +81,8 @@ class Apprenticeship:
                 description="carma: studies",
                 progress=progress,
             )
-            self._policy.mask_network.requires_grad_(False)
+            for network in (self._policy.mask_network, self._policy.margin_network):
+                network.requires_grad_(False)
             people, least = lessons.people, lessons.cost.amin(dim=1)
             with torch.no_grad():
                 nothing = torch.zeros_like(people.limits.may_act)
@@ -105,10 +106,9 @@ class Apprenticeship:
 
     def _shortcomings(self, people: People, least: Tensor, lacks: Tensor) -> Tensor:
         """Cost of single forward passes, and what they lack to the margin, at many times that."""
-        drafts = self._policy.drafts(people, 1)
-        mask, values = drafts.masks[:, 0], drafts.values[:, 0]
+        drafts, margins = self._policy.drafts_and_margins(people, 1)
+        mask, values, margin = drafts.masks[:, 0], drafts.values[:, 0], margins[:, 0]
         surplus = self._target.surplus(people, mask, values)
-        margin = drafts.margin[:, 0].detach()
         lacking = (EXTRA * lacks + margin - surplus).clamp(min=0) / lacks
         cost = self._cost(people.x, mask, values, people.weights)
         typical = least.mean()
@@ -121,14 +121,15 @@ class Apprenticeship:
         drawn = torch.multinomial(homework.chance[rows], SETS, replacement=True)
         row = rows[:, None]
         mask, wanted = homework.masks[row, drawn], homework.change[row, drawn]
-        change, log_margin = self._plan(seen.repeat_interleave(SETS, 0), mask.flatten(0, 1))
+        flat = seen.repeat_interleave(SETS, 0), mask.flatten(0, 1)
+        change = self._plan(*flat)
         error = change.view_as(wanted) - wanted * mask
         loss = (homework.price[row, drawn] * error.square()).sum(dim=2)
         across = (homework.slope[row, drawn] * error).sum(dim=2)
         loss = loss + torch.where(across < 0, SHORT, 1.0) * across.square()
         # What is far off must not drown the rest.
         loss = (loss / (1 + loss.detach())).mean()
-        off = log_margin.view(drawn.shape) - homework.log_margin[row, drawn]
+        off = self._policy.log_margin(*flat).view(drawn.shape) - homework.log_margin[row, drawn]
         doubt = nn.functional.smooth_l1_loss(off, torch.zeros_like(off))
         logits = self._policy.logits(seen)
         masks = nn.functional.binary_cross_entropy_with_logits(
@@ -220,10 +221,9 @@ FAILURE = 5.0
 # What is lacking to the margin pays as many times the best plan's cost, more slowly beyond so
 # many times what the person lacks today (at least this, in log-odds). Aim a little further than
 # the margin.
-SEVERITY = 40.0
+SEVERITY = 25.0
 FAR = 3.0
 CLOSE = 0.5
-EXTRA = 0.03
+EXTRA = 0.05
 TINY = 1e-12
 STEEPEST = 1e3
-WIDEST = 1e3

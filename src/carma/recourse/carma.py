@@ -47,7 +47,7 @@ class CarmaSettings:
             the data leave open about them: it decides how far past the threshold each plan goes.
         lessons: Rejected people at most whose best plans are learned from; each one twice, as
             they are and with random wishes.
-        mask_hidden: Hidden widths of the mask network.
+        mask_hidden: Hidden widths of the mask network, and of the margin network.
         action_hidden: Hidden widths of the action network.
         compile: Compile the training step by ``torch.compile``; pays off for long trainings only
             and needs a C++ compiler.
@@ -58,7 +58,7 @@ class CarmaSettings:
         SettingsError: A value is out of range.
     """
 
-    candidates: int = 4
+    candidates: int = 3
     refine_steps: int = 4
     fallback: bool = True
     validity: float = 0.999
@@ -68,12 +68,12 @@ class CarmaSettings:
     compile: bool = False
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
-            epochs=20, batch_size=256, learning_rate=3e-3, patience=20, validation_fraction=0.1
+            epochs=60, batch_size=256, learning_rate=3e-3, patience=60, validation_fraction=0.1
         )
     )
     rehearsal: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
-            epochs=150, batch_size=256, learning_rate=4e-3, patience=150, validation_fraction=0.1
+            epochs=110, batch_size=256, learning_rate=4e-3, patience=110, validation_fraction=0.1
         )
     )
 
@@ -254,10 +254,11 @@ class Carma(Solver):
             count = settings.candidates if n_plans == 1 else max(settings.candidates, 3 * n_plans)
             # More plans than there are sets of features cannot be told apart.
             n_plans = min(n_plans, n_subsets(len(self._columns)))
-            drafts = self._policy.drafts(people, count)
-            plans = self._refinement.best(people, drafts, n_plans)
+            drafts, margin = self._policy.drafts_and_margins(people, count)
+            plans = self._refinement.best(people, drafts, margin, n_plans)
             each = len(plans.cost) // len(people)
-            effort = torch.full((len(people),), count * (1 + settings.refine_steps) + 1)
+            # One walk more than sets.
+            effort = torch.full((len(people),), (count + 1) * (1 + settings.refine_steps) + 1)
             return self._completed(people, plans, each, effort, n_plans)
 
     def _one_pass(self, people: People) -> Proposal:

@@ -79,12 +79,14 @@ class Descent:
 
     def aim_at(self, aim: Tensor) -> None:
         """Go on from where the walks stand, to another aim; see ``People.aim``."""
+        before = self._people.aim
+        ahead = self.best_surplus - aim if before is None else self.best_surplus + (before - aim)
+        is_kept = ahead >= 0
+        self.best_cost = torch.where(is_kept, self.best_cost, torch.inf)
+        self.best_surplus = torch.where(is_kept, ahead, -torch.inf)
         self._people = replace(self._people, aim=aim)
         self._surplus = self._target.surplus(self._people, self.mask, self.values)
-        works = self._surplus >= 0
-        self.best_cost = torch.where(works, self._cost, torch.inf)
-        self.best_values = self.values
-        self.best_surplus = torch.where(works, self._surplus, -torch.inf)
+        self._note(self.values, self._surplus, self._cost)
         self._length = torch.ones_like(self._cost)
 
     def step(self) -> None:

@@ -13,7 +13,7 @@ from carma.recourse.subsets import most_probable
 from carma.recourse.target import People
 from carma.table import Statistics
 
-__all__ = ["Drafts", "Policy"]
+__all__ = ["LEAST", "WIDEST", "Drafts", "Policy"]
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,28 @@ class Drafts:
     Args:
         masks: Shape ``(n, m, d)``, bool; no two of a person alike, empty where there are no more.
         values: Shape ``(n, m, d)``, inside the person's limits.
-        margin: Log-odds past the threshold that each plan needs, ``(n, m)``; see ``Doubt``.
     """
 
     masks: Tensor
     values: Tensor
-    margin: Tensor
 
 
 class Policy(nn.Module):
-    """Mask network and action network on a person, what the person may do, and what it costs.
+    """Networks on a person, what the person may do, and what it costs them.
 
     What a person is, is the row and its exogenous values, both standardised; what they may do,
     is the room to either side of each actionable feature, in standard deviations and squashed
     to below 1 (0 where they may not act); what it costs them, the logarithm of their personal
-    weights. The action network sees a set of features too, so that one network serves all sets.
+    weights. The mask network tells the features to act on. Action network and margin network see a
+    set of features too, so that one network serves all sets: they tell its cheapest plan, and how
+    far past the threshold that has to go.
 
     Args:
         classifier: Decides; how far a person is from its threshold is part of what is seen.
         columns: The K actionable columns, int64.
         statistics: Of the causal model's training table: the scale of rows and changes.
         u: Exogenous values of training people, shape ``(n, d)``: the scale of theirs.
-        mask_hidden: Hidden widths of the mask network.
+        mask_hidden: Hidden widths of the mask network, and of the margin network.
         action_hidden: Hidden widths of the action network.
     """
 
@@ -67,7 +67,8 @@ class Policy(nn.Module):
         self._columns, self._classifier = columns, classifier
         n_inputs = 1 + 2 * d + 3 * k
         self.mask_network = smooth_mlp(n_inputs, mask_hidden, k)
-        self.action_network = smooth_mlp(n_inputs + k, action_hidden, k + 1)
+        self.action_network = smooth_mlp(n_inputs + k, action_hidden, k)
+        self.margin_network = smooth_mlp(n_inputs + k, mask_hidden, 1)
         spread = torch.cat([statistics.std, u.std(0, correction=0)])
         centre = torch.cat([statistics.mean, u.mean(0)])
         self.register_buffer("centre", centre)
@@ -108,29 +109,44 @@ class Policy(nn.Module):
             people: n of them.
             count: Sets for each; fewer where there are not so many.
         """
-        seen, columns = self.describe(people), self._columns
+        return self._drafts(people, self.describe(people), count)
+
+    def drafts_and_margins(self, people: People, count: int) -> tuple[Drafts, Tensor]:
+        """The same, and the log-odds past the threshold that each one needs, ``(n, m)``.
+
+        See ``Doubt``.
+        """
+        seen = self.describe(people)
+        drafts = self._drafts(people, seen, count)
+        masks = drafts.masks[..., self._columns]
+        n, m, _ = masks.shape
+        repeated = seen if m == 1 else seen.repeat_interleave(m, 0)
+        log_margin = self.log_margin(repeated, masks.flatten(0, 1).float())
+        margin = (log_margin.double().exp() - LEAST).clamp(0, WIDEST)
+        return drafts, margin.view(n, m)
+
+    def _drafts(self, people: People, seen: Tensor, count: int) -> Drafts:
+        columns = self._columns
         usable = people.limits.can_move[:, columns]
         logits = self.logits(seen).masked_fill(~usable, -torch.inf)
         masks = most_probable(logits, count, people.limits.max_actions)
         n, m, _ = masks.shape
         flat = masks.flatten(0, 1)
         repeated = seen if m == 1 else seen.repeat_interleave(m, 0)
-        change, log_margin = self.plan(repeated, flat.float())
-        change = self.width * change
+        change = self.width * self.plan(repeated, flat.float())
         wide = torch.zeros(n, m, people.x.shape[1], dtype=people.x.dtype)
         wide[..., columns] = change.view(n, m, len(columns))
         limits, wide_masks = people.limits, torch.zeros_like(wide, dtype=torch.bool)
         wide_masks[..., columns] = masks
         inside = _held(people.x[:, None] + wide, limits.lower[:, None], limits.upper[:, None])
-        margin = (log_margin.double().exp() - LEAST).clamp(min=0).view(n, m)
-        return Drafts(wide_masks, inside, margin)
+        return Drafts(wide_masks, inside)
 
     def logits(self, seen: Tensor) -> Tensor:
         """Log-odds that the cheapest plan acts on each feature, ``(n, K)``."""
         logits: Tensor = self.mask_network(seen)
         return logits
 
-    def plan(self, seen: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def plan(self, seen: Tensor, mask: Tensor) -> Tensor:
         """Cheapest plan of a set of features.
 
         Args:
@@ -138,11 +154,20 @@ class Policy(nn.Module):
             mask: The set, 0/1, shape ``(n, K)``, float32.
 
         Returns:
-            Change of each feature in standard deviations, ``(n, K)``, 0 outside the set; and the
-            logarithm of the margin that it needs, in log-odds, ``(n,)``.
+            Change of each feature in standard deviations, ``(n, K)``, 0 outside the set.
         """
-        out: Tensor = self.action_network(torch.cat([seen, mask], dim=1))
-        return out[:, :-1] * mask, out[:, -1]
+        change: Tensor = self.action_network(torch.cat([seen, mask], dim=1))
+        return change * mask
+
+    def log_margin(self, seen: Tensor, mask: Tensor) -> Tensor:
+        """Logarithm of the margin that the cheapest plan of a set needs, in log-odds, ``(n,)``.
+
+        Args:
+            seen: See ``plan``.
+            mask: See ``plan``.
+        """
+        log_margin: Tensor = self.margin_network(torch.cat([seen, mask], dim=1))
+        return log_margin.squeeze(1)
 
 
 def _held(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -171,8 +196,8 @@ def smooth_mlp(n_in: int, hidden: tuple[int, ...], n_out: int) -> nn.Sequential:
     return nn.Sequential(*layers, last)
 
 
-# Margins below this are as good as none.
-LEAST = 1e-3
+# Margins below this are as good as none; those beyond are asked of nobody.
+LEAST, WIDEST = 1e-3, 30.0
 # Standard deviations of room that count as much; beyond these, a row or a weight looks the same.
 ROOM = 2.0
 FAR = 8.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt, Uncertainty
 from carma.recourse.neighbours import RAY, Neighbours
 from carma.recourse.pattern import PatternSearch
-from carma.recourse.policy import Drafts
+from carma.recourse.policy import WIDEST, Drafts
 from carma.recourse.target import People, Target
 
 __all__ = ["Refined", "Refinement"]
@@ -38,10 +38,23 @@ class Refined:
     uncertainty: Uncertainty
     is_sure: Tensor
 
+    def __getitem__(self, rows: Tensor) -> Refined:
+        """Some of the plans, by position."""
+        return Refined(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
     @property
     def worth(self) -> Tensor:
         """What to rank plans by: those that are not sure enough come after all that are."""
         return torch.where(self.is_sure, self.cost, UNSURE + self.cost)
+
+    def sure_ones(self, each: int) -> Refined:
+        """Without the plans that are not sure enough, of people who have one that is.
+
+        Args:
+            each: Plans of each person, next to each other.
+        """
+        has_sure = self.is_sure.view(-1, each).any(dim=1).repeat_interleave(each)
+        return replace(self, cost=torch.where(has_sure & ~self.is_sure, torch.inf, self.cost))
 
     def or_better(self, others: Refined, owner: Tensor) -> Refined:
         """The best plan of each person.
@@ -54,14 +67,14 @@ class Refined:
         owners = torch.cat([torch.arange(len(self.cost)), owner])
         order = owners.argsort(stable=True)
         chosen = order[lowest(worth[order], owners[order], len(self.cost), 1)]
-        uncertainty = Uncertainty.joined([self.uncertainty, others.uncertainty])
-        return Refined(
-            torch.cat([self.mask, others.mask])[chosen],
-            torch.cat([self.values, others.values])[chosen],
-            torch.cat([self.cost, others.cost])[chosen],
-            uncertainty[chosen],
-            torch.cat([self.is_sure, others.is_sure])[chosen],
+        both = Refined(
+            torch.cat([self.mask, others.mask]),
+            torch.cat([self.values, others.values]),
+            torch.cat([self.cost, others.cost]),
+            Uncertainty.joined([self.uncertainty, others.uncertainty]),
+            torch.cat([self.is_sure, others.is_sure]),
         )
+        return both[chosen]
 
 
 class Refinement:
@@ -97,20 +110,30 @@ class Refinement:
         self._steps, self._patterns, self._neighbours = steps, patterns, neighbours
         self._scale = scale
 
-    def best(self, people: People, drafts: Drafts, n_plans: int) -> Refined:
+    def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
         """The cheapest plan of each person, or all of them where several are wanted.
 
         Args:
             people: n of them.
             drafts: m for each.
+            margin: Log-odds past the threshold that each is thought to need, ``(n, m)``.
             n_plans: Plans wanted of each person.
+
+        Returns:
+            One plan a person; where several are wanted, m, and one more if steps are taken.
         """
-        n, m, _ = drafts.masks.shape
-        mask, start = drafts.masks.flatten(0, 1), drafts.values.flatten(0, 1)
-        margin = (
-            drafts.margin.flatten() if self._doubt.n_alternatives else torch.zeros(n * m).double()
-        )
-        walks = self._from(people.repeated(m), mask, start, margin)
+        mask, start = drafts.masks, drafts.values
+        if self._steps:
+            # The likeliest set once more, from where the person stands: that leads to the plan
+            # nearest by, where the networks may be in two minds between one here and one there.
+            mask = torch.cat([mask, mask[:, :1]], dim=1)
+            start = torch.cat([start, people.x[:, None]], dim=1)
+            margin = torch.cat([margin, margin[:, :1]], dim=1)
+        if not self._doubt.n_alternatives:
+            margin = torch.zeros_like(margin)
+        n, m, _ = mask.shape
+        mask, start = mask.flatten(0, 1), start.flatten(0, 1)
+        walks = self._from(people.repeated(m), mask, start, margin.flatten())
         # Half of the steps with the margin that was foreseen, the rest with the one measured.
         for turn in range(self._steps):
             if self._doubt.n_alternatives and turn == self._steps // 2:
@@ -119,7 +142,7 @@ class Refinement:
             walks.step()
         self._settle(walks)
         if n_plans > 1:
-            return self._secured(walks)
+            return self._spared(walks.people, self._secured(walks)).sure_ones(m)
         cost = walks.best_cost.view(n, m)
         top = cost.argmin(dim=1)
         plans = self._secured(walks.of(top + m * torch.arange(n)))
@@ -131,10 +154,12 @@ class Refinement:
             plans = plans.or_better(more, person)
         if self._neighbours is not None and self._steps:
             plans = self.secured(people, *self._searched(people, plans))
-        return self._spared(people, plans) if self._steps else plans
+        return self._spared(people, plans)
 
     def _spared(self, people: People, plans: Refined) -> Refined:
         """The same plans without actions that hardly anybody would notice."""
+        if not self._steps:
+            return plans
         moved = (plans.values - people.x).abs() / self._scale
         tiny = plans.mask & (moved < TINY)
         rows = (tiny.any(dim=1) & (plans.mask & ~tiny).any(dim=1)).nonzero().squeeze(1)
@@ -242,5 +267,4 @@ TINY = 2e-3
 UNSURE = 1e9
 # Rounds over neighbouring sets where there are too many to propose the right one.
 SEARCHES = 2
-# Log-odds beyond this are asked of nobody.
-WIDEST = 30.0
+

@@ -441,7 +441,7 @@ class TestRules:
                 ["yes", None],
                 r"column freeze_debt, row 'cy'.* true or false; got 'yes'",
             ),
-            ("freeze_debt", [None, 1], r"row 'ann'.* true or false; got"),
+            ("freeze_debt", [None, 2], r"row 'ann'.* true or false; got"),
             ("freeze_debt", [True, [1]], r"row 'ann'.* true or false; got \[1\]"),
             (
                 "lowest_debt",
@@ -493,6 +493,14 @@ class TestRules:
         table = pd.DataFrame({column: values}, index=["cy", "ann"])
         with pytest.raises(ConstraintError, match=r"(?s)^constraints table: .*" + message):
             three.limits(table)
+
+    @pytest.mark.parametrize(
+        "cells", [[True, False], [1, 0], [1.0, np.nan], ["True", "false"], ["true", None]]
+    )
+    def test_true_and_false_are_read_as_files_hold_them(self, three: People, cells: Any) -> None:
+        table = pd.DataFrame({"freeze_debt": cells}, index=["cy", "ann"])
+        may_act = three.column(three.limits(table).limits.may_act, "debt")
+        assert may_act == [name != "cy" for name in three.frame.index]
 
     def test_columns_have_different_names(self, three: People) -> None:
         table = pd.DataFrame([[1, 2]], columns=["max_actions"] * 2, index=["ann"])

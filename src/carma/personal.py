@@ -170,7 +170,7 @@ def personal_limits(
               a row have no constraints;
             - a polars DataFrame with one row a person, in order.
 
-            The columns of a table are ``freeze_<feature>`` (true or false),
+            The columns of a table are ``freeze_<feature>`` (true or false, 1 or 0),
             ``lowest_<feature>`` and ``highest_<feature>`` (original units),
             ``direction_<feature>`` (``up``, ``down`` or empty), ``weight_<feature>`` and
             ``max_actions``. A missing value says nothing.
@@ -580,7 +580,10 @@ def _as_number(value: Any) -> float | None:
 
 
 def _as_truth(value: Any) -> float | None:
-    return float(value) if isinstance(value, (bool, np.bool_)) else None
+    """Files often hold 1 and 0, or text, for true and false."""
+    if isinstance(value, str):
+        return {"true": 1.0, "false": 0.0}.get(value.lower())
+    return float(value) if isinstance(value, (Real, np.bool_)) and value in (0, 1) else None
 
 
 def _as_way(value: Any) -> float | None:

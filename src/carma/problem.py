@@ -50,7 +50,7 @@ class Problem:
         ... epochs = 50
         ... ''')
         >>> problem.solver.validity, problem.solver.training.epochs, problem.solver.candidates
-        (0.99, 50, 4)
+        (0.99, 50, 3)
     """
 
     schema: Schema

@@ -123,6 +123,42 @@ def test_recommend_keeps_ignored_columns_to_tell_who_is_who(folder: Path, tmp_pa
     assert list(plans["id"]) == list(table["id"])
 
 
+def test_recommend_takes_constraints_and_gives_menus(folder: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(folder / "new.csv")
+    table.insert(0, "id", [f"p{i}" for i in range(len(table))])
+    table.to_csv(tmp_path / "named.csv", index=False)
+    wishes = pd.DataFrame({"freeze_income": [1, None] * (len(table) // 2)})
+    wishes.to_csv(tmp_path / "wishes.csv", index=False)
+    out = tmp_path / "plans.csv"
+    asked = [folder / "b.carma", tmp_path / "named.csv", "--constraints", tmp_path / "wishes.csv"]
+    assert run("recommend", *asked, "--plans", 2, "--out", out, "-q") == 0
+    plans = pd.read_csv(out)
+    result = carma.load(folder / "b.carma").recommend(table.drop(columns="id"), wishes, 2)
+    expected = result.to_frame()
+    assert list(plans.columns[:3]) == ["id", "plan", "status"]
+    assert list(plans["status"]) == list(expected["status"])
+    assert list(plans["id"]) == [f"p{i}" for i in expected.index]
+    assert plans.loc[plans["id"].str[1:].astype(int) % 2 == 0, "do_income"].isna().all()
+    assert plans["do_income"].notna().any()
+    assert (plans["plan"] == 2).any()
+
+
+def test_recommend_refuses_constraints_for_other_people(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plans.csv"
+    for wishes, words in (
+        (pd.DataFrame({"freeze_income": [1, 0]}), "'--constraints' must have one row a person, 50"),
+        (pd.DataFrame({"freeze_incme": [1] * 50}), "did you mean 'freeze_income'"),
+        (pd.DataFrame({"weight_income": [0] * 50}), "column weight_income, row 0"),
+    ):
+        wishes.to_csv(tmp_path / "wishes.csv", index=False)
+        asked = [folder / "b.carma", folder / "new.csv", "--constraints", tmp_path / "wishes.csv"]
+        assert run("recommend", *asked, "--out", out) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+        assert not out.exists()
+
+
 def test_recommend_prints_without_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("recommend", folder / "b.carma", folder / "new.csv") == 0
     assert capsys.readouterr().out.startswith("status,cost,probability_before")

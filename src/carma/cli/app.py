@@ -100,13 +100,18 @@ def recommend(
     out: Annotated[
         Path | None, typer.Option(help="Plans: .csv, .parquet or .jsonl; without it, printed.")
     ] = None,
+    constraints: Annotated[
+        Path | None,
+        typer.Option(help="Table: what each person cannot do, one row a person, same order."),
+    ] = None,
+    plans: Annotated[int, typer.Option(min=1, help="Plans for each person, at most.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find a plan for every person of a table."""
+    """Find a plan for every person of a table, or several."""
     from carma.cli import jobs
 
-    report = jobs.recommend(bundle, people, out)
+    report = jobs.recommend(bundle, people, out, constraints, plans)
     if out is None:
         sys.stdout.write(report.lines if as_json else report.table)
     else:

@@ -97,15 +97,18 @@ def fit_problem(
     return solver.fit(train, progress=progress), held_out
 
 
-def recommend(bundle: Path, people: Path, out: Path | None) -> Report:
+def recommend(
+    bundle: Path, people: Path, out: Path | None, constraints: Path | None, n_plans: int
+) -> Report:
     """Find plans for a table."""
     if out is not None:
         check_writable(out)
-    loaded, table, result = _answers(bundle, people)
+    loaded, table, result = _answers(bundle, people, constraints, n_plans)
     frame = result.to_frame()
     # What the schema ignores often tells who is who.
     known = [n for n in loaded.solver.schema.ignore if n in table and n not in frame]
-    frame = pd.concat([table[known], frame], axis=1)
+    for place, name in enumerate(known):
+        frame.insert(place, name, table.loc[frame.index, name])
     if out is None:
         return Report({}, table=frame.to_csv(index=False), lines=result.to_json() + "\n")
     if out.suffix.lower() == ".jsonl":
@@ -133,10 +136,16 @@ def evaluate_table(bundle: Path, people: Path) -> Report:
     return Report(content, [counts_table(result.counts()), metrics_table(metrics)])
 
 
-def _answers(bundle: Path, people: Path) -> tuple[bundles.Bundle, pd.DataFrame, RecourseResult]:
+def _answers(
+    bundle: Path, people: Path, constraints: Path | None = None, n_plans: int = 1
+) -> tuple[bundles.Bundle, pd.DataFrame, RecourseResult]:
     table = read_table(people)
+    told = None if constraints is None else read_table(constraints)
+    if told is not None and len(told) != len(table):
+        rule = f"have one row a person, {len(table)}"
+        raise InputError.of("carma recommend", "--constraints", rule, f"{len(told)} rows")
     loaded = bundles.load_bundle(bundle)
-    return loaded, table, loaded.solver.recommend(table)
+    return loaded, table, loaded.solver.recommend(table, told, n_plans)
 
 
 def _data_path(problem: Problem, given: Path | None) -> Path:

@@ -23,8 +23,9 @@ class Apprenticeship:
     relative to the cost of the plan, plus the squared share by which the log-odds would miss: an
     error along the boundary is cheap, one that falls short of it is not. Sets are drawn half by
     how good they are and half evenly. The mask network learns how often each feature is in a good
-    set, the margin network the margin of each set's plan. Then the action network rehearses: single forward passes pay their cost and, many times
-    over, what they lack to the margin, with slopes through causal model and classifier.
+    set, the margin network the margin of each set's plan. Then the action network rehearses:
+    single forward passes pay their cost and, many times over, what they lack to the margin, with
+    slopes through causal model and classifier.
 
     Args:
         policy: Its parameters are changed in place.

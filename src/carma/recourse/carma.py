@@ -39,7 +39,8 @@ class CarmaSettings:
     """Settings of CARMA; the defaults serve every set.
 
     Args:
-        candidates: Sets of features tried for each person, the likeliest ones.
+        candidates: Sets of features tried for each person, the likeliest ones; with steps, the
+            first also from where the person stands.
         refine_steps: Sequential quadratic steps from each proposal. With one candidate and no
             steps, an answer is one forward pass and its check.
         fallback: Search for the people for whom that finds nothing.
@@ -99,10 +100,11 @@ class Carma(Solver):
     """Amortized recourse: networks propose, a few steps refine, checks decide.
 
     ``fit`` finds the best plans of many sets of features for some rejected people, as they are
-    and with random wishes, and teaches them to a mask network (which sets are worth trying) and
-    an action network (the best plan of a set). For a new person, the likeliest sets that they
-    may act on get a plan each from one forward pass; a few sequential quadratic steps
-    (``Descent``) take all of them to their optimum in one batch, and the cheapest wins. How far
+    and with random wishes, and teaches them to a mask network (which sets are worth trying), an
+    action network (the best plan of a set) and a margin network (how far past the threshold that
+    goes). For a new person, the likeliest sets that they may act on get a plan each from one
+    forward pass; a few sequential quadratic steps (``Descent``) take all of them to their optimum
+    in one batch, together with a walk from where the person stands, and the cheapest wins. How far
     past the threshold a plan goes, depends on how well the data determine what it brings: its
     log-odds under other causal models that fit as well must be that of an accepted person with
     probability ``validity`` (``Doubt``). People for whom this finds nothing are searched for by

@@ -267,4 +267,3 @@ TINY = 2e-3
 UNSURE = 1e9
 # Rounds over neighbouring sets where there are too many to propose the right one.
 SEARCHES = 2
-

@@ -73,6 +73,11 @@ class Descent:
         return torch.where(works, self.best_cost, FAR + self._merit(self._cost, self._surplus))
 
     @property
+    def cost(self) -> Tensor:
+        """Of where the walks stand, whether that works or not, ``(n,)``."""
+        return self._cost
+
+    @property
     def people(self) -> People:
         """Whose walks these are, with what they aim at."""
         return self._people

@@ -122,6 +122,27 @@ class Refinement:
         Returns:
             One plan a person; where several are wanted, m, and one more if steps are taken.
         """
+        n = len(people)
+        walks, owner = self._walked(people, drafts, margin, n_plans)
+        if n_plans > 1:
+            every = self._spared(walks.people, self._secured(walks))
+            return every.sure_ones(len(owner) // max(1, n))
+        top = lowest(walks.best_cost, owner, n, 1)
+        plans = self._secured(walks.of(top))
+        # What is not sure comes last; what was cheaper before may be cheaper in the end.
+        may_win = walks.best_cost < plans.worth[owner]
+        may_win[top] = False
+        rows = may_win.nonzero().squeeze(1)
+        if len(rows) and self._doubt.n_alternatives:
+            plans = plans.or_better(self._secured(walks.of(rows)), owner[rows])
+        if self._neighbours is not None and self._steps:
+            plans = self.secured(people, *self._searched(people, plans))
+        return self._spared(people, plans)
+
+    def _walked(
+        self, people: People, drafts: Drafts, margin: Tensor, n_plans: int
+    ) -> tuple[Descent, Tensor]:
+        """Walks that have come to their aim, and whose each one is; see ``best``."""
         mask, start = drafts.masks, drafts.values
         if self._steps:
             # The likeliest set once more, from where the person stands: that leads to the plan
@@ -134,27 +155,20 @@ class Refinement:
         n, m, _ = mask.shape
         mask, start = mask.flatten(0, 1), start.flatten(0, 1)
         walks = self._from(people.repeated(m), mask, start, margin.flatten())
-        # Half of the steps with the margin that was foreseen, the rest with the one measured.
+        owner = torch.arange(n).repeat_interleave(m)
         for turn in range(self._steps):
-            if self._doubt.n_alternatives and turn == self._steps // 2:
-                measured = self._doubt.of(walks.people, mask, walks.values)
-                walks.aim_at(self._aim(measured.margin(self._quantile)))
+            if turn == self._steps // 2:
+                if n_plans == 1:
+                    best = walks.best_cost.view(n, m).amin(dim=1)
+                    rows = (walks.cost <= HOPEFUL * best[owner]).nonzero().squeeze(1)
+                    walks, owner = walks.of(rows), owner[rows]
+                # So far with the margin that was foreseen, from here with the one measured.
+                if self._doubt.n_alternatives:
+                    measured = self._doubt.of(walks.people, walks.mask, walks.values)
+                    walks.aim_at(self._aim(measured.margin(self._quantile)))
             walks.step()
         self._settle(walks)
-        if n_plans > 1:
-            return self._spared(walks.people, self._secured(walks)).sure_ones(m)
-        cost = walks.best_cost.view(n, m)
-        top = cost.argmin(dim=1)
-        plans = self._secured(walks.of(top + m * torch.arange(n)))
-        # What is not sure comes last; what was cheaper before may be cheaper in the end.
-        others = cost.scatter(1, top[:, None], torch.inf) < plans.worth[:, None]
-        person, place = others.nonzero(as_tuple=True)
-        if len(person) and self._doubt.n_alternatives:
-            more = self._secured(walks.of(m * person + place))
-            plans = plans.or_better(more, person)
-        if self._neighbours is not None and self._steps:
-            plans = self.secured(people, *self._searched(people, plans))
-        return self._spared(people, plans)
+        return walks, owner
 
     def _spared(self, people: People, plans: Refined) -> Refined:
         """The same plans without actions that hardly anybody would notice."""
@@ -256,6 +270,9 @@ class Refinement:
             walks.take(self._patterns.improved(plans).values)
 
 
+# Walks that stand, half-way, at so many times the cost of a plan that another one found are
+# given up.
+HOPEFUL = 1.5
 # How often the margin is measured anew, and the steps to it.
 ROUNDS, STEPS = 3, 2
 # Further than the margin, as it grows on the way; and than rounding can undo.

@@ -158,9 +158,10 @@ class Refinement:
         owner = torch.arange(n).repeat_interleave(m)
         for turn in range(self._steps):
             if turn == self._steps // 2:
-                if n_plans == 1:
+                if n_plans == 1 and turn:
                     best = walks.best_cost.view(n, m).amin(dim=1)
-                    rows = (walks.cost <= HOPEFUL * best[owner]).nonzero().squeeze(1)
+                    stands_at = torch.minimum(walks.cost, walks.best_cost)
+                    rows = (stands_at <= HOPEFUL * best[owner]).nonzero().squeeze(1)
                     walks, owner = walks.of(rows), owner[rows]
                 # So far with the margin that was foreseen, from here with the one measured.
                 if self._doubt.n_alternatives:

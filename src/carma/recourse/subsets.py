@@ -84,7 +84,7 @@ def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None)
 
     Example:
         >>> most_probable(torch.tensor([[2.0, -0.5, -3.0]]), 3).int().tolist()
-        [[[1, 0, 0], [1, 1, 0], [1, 0, 1]]]
+        [[[1, 0, 0], [1, 1, 0], [0, 1, 0]]]
     """
     n, k = logits.shape
     base = logits > 0

@@ -53,7 +53,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     problem = Problem(data.schema, classifier=data.classifier_settings).with_seed(seed)
     classifier = carma.fit_classifier(data.schema, data.frame("classifier"), problem.classifier)
     start = time.perf_counter()
-    flow = carma.CausalFlow(data.schema, problem.causal_model).fit(data.frame("causal"))
+    flow = problem.new_causal_model().fit(data.frame("causal"))
     flow_seconds = time.perf_counter() - start
     start = time.perf_counter()
     settings = carma.PublishedSettings()
@@ -78,7 +78,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def paper_log_prob(flow: carma.CausalFlow, x: torch.Tensor, train: torch.Tensor) -> float:
+def paper_log_prob(flow: carma.CausalModel, x: torch.Tensor, train: torch.Tensor) -> float:
     """Log-likelihood with the binary root as the paper has it: a normal density on 0 and 1."""
     total = flow.log_prob(x)
     for name in flow.schema.graph.roots:

@@ -23,7 +23,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from carma import CausalFlow, Metrics, RecourseResult, Schema, evaluate, from_sklearn
+from carma import Metrics, RecourseResult, Schema, evaluate, from_sklearn
 from carma.problem import Problem
 
 PROBLEM = Path(__file__).with_suffix(".toml")
@@ -126,7 +126,7 @@ def run(table: pd.DataFrame) -> Outcome:
     pipeline = bank_classifier(schema, past)
     classifier = from_sklearn(pipeline, schema, check=table)
 
-    flow = CausalFlow(schema, problem.causal_model).fit(past)
+    flow = problem.new_causal_model().fit(past)
     carma = problem.new_solver(flow, classifier).fit(past)
 
     favourable = list(pipeline.classes_).index(schema.favourable)

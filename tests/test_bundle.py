@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from carma import (
+    AdditiveNoiseModel,
+    AdditiveNoiseSettings,
     Carma,
     CarmaSettings,
     CausalFlow,
@@ -74,6 +76,15 @@ def flow(data: Benchmark) -> CausalFlow:
     return CausalFlow(data.schema, settings).fit(data.frame("causal"))
 
 
+def additive_noise(data: Benchmark) -> AdditiveNoiseModel:
+    settings = AdditiveNoiseSettings((4,), TINY, alternatives=3)
+    return AdditiveNoiseModel(data.schema, settings).fit(data.frame("causal"))
+
+
+class OwnModel(AdditiveNoiseModel):
+    kind: ClassVar[str] = "own_model"
+
+
 def network(data: Benchmark) -> Classifier:
     training = TrainingSettings(epochs=60, batch_size=64, learning_rate=1e-2)
     settings = ClassifierSettings(hidden=(4,), training=training)
@@ -112,6 +123,7 @@ def as_published(data: Benchmark) -> Solver:
 SOLVERS: dict[str, Callable[[Benchmark], Solver]] = {
     "flow-network": lambda data: solved(data, flow(data), network(data)),
     "float64-flow": lambda data: solved(data, flow(data).to_float64(), network(data)),
+    "additive-noise": lambda data: solved(data, additive_noise(data), network(data)),
     "scm-network": lambda data: solved(data, data.scm, network(data)),
     "flow-sklearn": lambda data: solved(data, flow(data), converted(data)),
     "flow-torch": lambda data: solved(data, flow(data), module(data)),
@@ -220,6 +232,26 @@ def test_a_module_of_ones_own_must_be_handed_in(saved: Path, small: Carma) -> No
         load(saved)
     with pytest.raises(BundleError, match="saved architecture"):
         load(saved, module=nn.Linear(3, 1))
+
+
+def test_a_causal_model_of_ones_own_must_be_handed_in(loan: Benchmark, tmp_path: Path) -> None:
+    model = OwnModel.from_state(loan.schema, additive_noise(loan).state())
+    solver = solved(loan, model, converted(loan))
+    path = save(solver, tmp_path / "own.carma")
+    again = load(path, causal_model=OwnModel)
+    assert type(again.causal_model) is OwnModel
+    x = loan.encoded("recourse", "test")[:50]
+    assert same(answers(again, x), answers(solver, x))
+    for wrong in (None, AdditiveNoiseModel):
+        with pytest.raises(BundleError, match=r"'causal_model' must be handed in: .* 'own_model'"):
+            load(path, causal_model=wrong)
+        with pytest.raises(BundleError, match="be handed in"):
+            load_bundle(path, causal_model=wrong)
+
+
+def test_a_class_that_is_not_needed_does_no_harm(saved: Path) -> None:
+    again = load(saved, module=tiny_module(3), causal_model=OwnModel)
+    assert type(again.causal_model) is CausalFlow
 
 
 def reload(path: Path, content: bytes) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from carma.classifiers.neural import ClassifierSettings
+from carma.models.anm import AdditiveNoiseSettings
 from carma.models.flow import FlowSettings
 from carma.problem import Problem
 from carma.recourse.carma import CarmaSettings
@@ -56,6 +57,7 @@ def test_the_complete_example_shows_every_key_of_a_feature() -> None:
     "part",
     [
         Feature,
+        AdditiveNoiseSettings,
         ClassifierSettings,
         FlowSettings,
         CarmaSettings,

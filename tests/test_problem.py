@@ -53,7 +53,8 @@ epochs = 7
     problem = Problem.from_toml(path)
     assert problem.data == tmp_path / "rows.csv"
     assert problem.classifier.hidden == (8, 4)
-    assert problem.causal_model.transform == "spline"
+    assert problem.causal_model == carma.FlowSettings(transform="spline")
+    assert type(problem.new_causal_model()) is carma.CausalFlow
     assert isinstance(problem.solver, carma.CarmaSettings)
     assert problem.solver.validity == 0.9
     assert problem.solver.fallback is False
@@ -72,6 +73,20 @@ def test_the_published_method_has_settings_of_its_own() -> None:
     assert isinstance(solver.temperature, float)
     named = Problem.from_toml(SCHEMA + '[solver]\nmethod = "carma"').solver
     assert named == carma.CarmaSettings()
+
+
+def test_an_additive_noise_model_has_settings_of_its_own() -> None:
+    section = '[causal_model]\nkind = "additive_noise"\nhidden = []\ntraining = { epochs = 9 }'
+    problem = Problem.from_toml(SCHEMA + section).with_seed(3)
+    usual = carma.AdditiveNoiseSettings()
+    training = replace(usual.training, epochs=9, seed=3)
+    assert problem.causal_model == replace(usual, hidden=(), training=training)
+    model = problem.new_causal_model()
+    assert isinstance(model, carma.AdditiveNoiseModel)
+    assert model.settings == problem.causal_model
+    assert not model.is_fitted
+    named = Problem.from_toml(SCHEMA + '[causal_model]\nkind = "causal_flow"').causal_model
+    assert named == carma.FlowSettings()
 
 
 def test_with_seed_reaches_every_part() -> None:
@@ -96,6 +111,9 @@ def test_with_seed_reaches_every_part() -> None:
         ("[solver]\nmethod = 'magic'", "'method' must be carma or published; got 'magic'"),
         ("[solver]\ntraining = 3", "'training' must be a table"),
         ("[causal_model]\ntransform = 'cubic'", "'transform' must be affine or spline"),
+        ("[causal_model]\nkind = 'oracle'", "'kind' must be causal_flow or additive_noise; got"),
+        ("[causal_model]\nkind = ['x']", "'kind' must be causal_flow or additive_noise; got"),
+        ("[causal_model]\nkind = 'additive_noise'\ntransform = 'affine'", "be one of hidden"),
         ("[classifier]\nhidden = 8", "'hidden' must be a list"),
         ("[data]\nurl = 'x'", "'key' must be path"),
         ("[data]\npath = 3", "'path' must be text"),

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from carma.evaluation.regret import Regret as Regret
     from carma.graph import CausalGraph as CausalGraph
     from carma.interventions import Intervention as Intervention
+    from carma.models.anm import AdditiveNoiseModel as AdditiveNoiseModel
+    from carma.models.anm import AdditiveNoiseSettings as AdditiveNoiseSettings
     from carma.models.base import CausalModel as CausalModel
     from carma.models.flow import CausalFlow as CausalFlow
     from carma.models.flow import FlowSettings as FlowSettings
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AbsoluteCost": "carma.costs",
+    "AdditiveNoiseModel": "carma.models.anm",
+    "AdditiveNoiseSettings": "carma.models.anm",
     "Bundle": "carma.bundle",
     "Carma": "carma.recourse.carma",
     "CarmaError": "carma.errors",
@@ -111,6 +115,8 @@ _HOMES = {
 
 __all__ = [
     "AbsoluteCost",
+    "AdditiveNoiseModel",
+    "AdditiveNoiseSettings",
     "Bundle",
     "Carma",
     "CarmaError",

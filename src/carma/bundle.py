@@ -22,6 +22,7 @@ from carma.classifiers.torch_module import TorchClassifier
 from carma.costs import cost_from_state
 from carma.errors import BundleError, CarmaError
 from carma.files import write_whole
+from carma.models.anm import AdditiveNoiseModel
 from carma.models.base import CausalModel
 from carma.models.flow import CausalFlow
 from carma.models.scm import StructuralCausalModel
@@ -40,6 +41,9 @@ __all__ = ["Bundle", "load", "load_bundle", "save"]
 
 FORMAT = 3
 PARTS = ("causal_model", "classifier", "cost", "solver")
+CAUSAL_MODELS: dict[str, type[CausalModel]] = {
+    model.kind: model for model in (AdditiveNoiseModel, CausalFlow)
+}
 SOLVERS: dict[str, type[Solver]] = {
     solver.kind: solver
     for solver in (Carma, DiceVae, ExactSolver, GridOracle, NonCausalOptimum, PublishedCarma)
@@ -119,24 +123,36 @@ def save(
     return write_whole(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(path: str | Path, *, module: nn.Module | None = None) -> Solver:
+def load(
+    path: str | Path,
+    *,
+    module: nn.Module | None = None,
+    causal_model: type[CausalModel] | None = None,
+) -> Solver:
     """Load a solver that answers exactly as the saved one did.
 
     Args:
         path: Written by ``save``.
         module: Architecture of the classifier, only where it is the caller's own
             ``torch.nn.Module``; its weights are replaced by the stored ones.
+        causal_model: Class of the causal model, only where it is the caller's own.
 
     Returns:
         The fitted solver.
 
     Raises:
-        BundleError: The file is missing, truncated, altered or of another format.
+        BundleError: The file is missing, truncated, altered or of another format, or a part of
+            the caller's own is not handed in.
     """
-    return load_bundle(path, module=module).solver
+    return load_bundle(path, module=module, causal_model=causal_model).solver
 
 
-def load_bundle(path: str | Path, *, module: nn.Module | None = None) -> Bundle:
+def load_bundle(
+    path: str | Path,
+    *,
+    module: nn.Module | None = None,
+    causal_model: type[CausalModel] | None = None,
+) -> Bundle:
     """Load a bundle with its metrics and manifest; see ``load``."""
     manifest, tensors = _read(path)
     try:
@@ -146,7 +162,7 @@ def load_bundle(path: str | Path, *, module: nn.Module | None = None) -> Bundle:
         if statistics.fingerprint() != manifest["statistics"]:
             raise _refusal(path, "be unchanged; the statistics do not match their fingerprint")
         kinds = {name: manifest["parts"][name]["kind"] for name in PARTS}
-        model = _causal_model(kinds["causal_model"], schema, states["causal_model"])
+        model = _causal_model(kinds["causal_model"], schema, states["causal_model"], causal_model)
         model.statistics_ = Statistics(**statistics.tensors)
         classifier = _classifier(kinds["classifier"], schema, states["classifier"], module)
         cost = cost_from_state(Encoding(schema), states["cost"])
@@ -191,10 +207,17 @@ def _part(
     return state
 
 
-def _causal_model(kind: str, schema: Schema, state: State) -> CausalModel:
+def _causal_model(
+    kind: str, schema: Schema, state: State, own: type[CausalModel] | None
+) -> CausalModel:
+    if own is not None and own.kind == kind:
+        return own.from_state(schema, state)
     if kind == StructuralCausalModel.kind:
         return structural_model(state.config["name"])
-    return {CausalFlow.kind: CausalFlow}[kind].from_state(schema, state)
+    if kind not in CAUSAL_MODELS:
+        rule = f"be handed in: the class of the caller's own causal model, of kind {kind!r}"
+        raise BundleError.of("load", "causal_model", rule, own)
+    return CAUSAL_MODELS[kind].from_state(schema, state)
 
 
 def _classifier(kind: str, schema: Schema, state: State, module: nn.Module | None) -> Classifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +12,9 @@ from carma.classifiers.base import Classifier
 from carma.classifiers.neural import ClassifierSettings
 from carma.costs import Cost
 from carma.errors import SettingsError
+from carma.models.anm import AdditiveNoiseModel, AdditiveNoiseSettings
 from carma.models.base import CausalModel
-from carma.models.flow import FlowSettings
+from carma.models.flow import CausalFlow, FlowSettings
 from carma.recourse.carma import Carma, CarmaSettings
 from carma.recourse.published import PublishedCarma, PublishedSettings
 from carma.schema import Schema, read_toml
@@ -22,8 +23,20 @@ from carma.training import TrainingSettings
 __all__ = ["Problem"]
 
 S = TypeVar(
-    "S", ClassifierSettings, FlowSettings, CarmaSettings, PublishedSettings, TrainingSettings
+    "S",
+    ClassifierSettings,
+    FlowSettings | AdditiveNoiseSettings,
+    CarmaSettings,
+    PublishedSettings,
+    TrainingSettings,
 )
+# Kinds of ``[causal_model]``: the model and its default settings.
+CAUSAL_MODELS: dict[
+    str, tuple[Callable[[Schema, Any], CausalModel], FlowSettings | AdditiveNoiseSettings]
+] = {
+    CausalFlow.kind: (CausalFlow, FlowSettings()),
+    AdditiveNoiseModel.kind: (AdditiveNoiseModel, AdditiveNoiseSettings()),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,8 @@ class Problem:
         schema: Features, graph, outcome, threshold.
         data: Table with the outcome column; from ``[data] path``, relative to the file.
         classifier: From ``[classifier]``.
-        causal_model: From ``[causal_model]``.
+        causal_model: From ``[causal_model]``; ``kind`` in it says which model, a
+            causal flow by default.
         solver: From ``[solver]``; with ``method = "published"`` in it, CARMA as published.
 
     Example:
@@ -56,7 +70,7 @@ class Problem:
     schema: Schema
     data: Path | None = None
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
-    causal_model: FlowSettings = field(default_factory=FlowSettings)
+    causal_model: FlowSettings | AdditiveNoiseSettings = field(default_factory=FlowSettings)
     solver: CarmaSettings | PublishedSettings = field(default_factory=CarmaSettings)
 
     @classmethod
@@ -85,7 +99,7 @@ class Problem:
             schema,
             None if path is None else base / path,
             _settings(ClassifierSettings(), _section(content, "classifier"), "[classifier]"),
-            _settings(FlowSettings(), _section(content, "causal_model"), "[causal_model]"),
+            _causal_model_settings(_section(content, "causal_model")),
             _solver_settings(_section(content, "solver")),
         )
 
@@ -93,6 +107,11 @@ class Problem:
     def seed(self) -> int:
         """The solver's seed, which also splits the table."""
         return self.solver.training.seed
+
+    def new_causal_model(self) -> CausalModel:
+        """The causal model that ``[causal_model]`` asks for, not fitted."""
+        made = {type(defaults): model for model, defaults in CAUSAL_MODELS.values()}
+        return made[type(self.causal_model)](self.schema, self.causal_model)
 
     def new_solver(
         self, causal_model: CausalModel, classifier: Classifier, cost: Cost | None = None
@@ -125,6 +144,15 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise SettingsError.of("problem file", name, f"be a table [{name}]", section)
     return section
+
+
+def _causal_model_settings(given: Mapping[str, Any]) -> FlowSettings | AdditiveNoiseSettings:
+    content = dict(given)
+    kind = content.pop("kind", CausalFlow.kind)
+    if kind not in tuple(CAUSAL_MODELS):
+        rule = f"be {' or '.join(CAUSAL_MODELS)}"
+        raise SettingsError.of("[causal_model]", "kind", rule, kind)
+    return _settings(CAUSAL_MODELS[kind][1], content, "[causal_model]")
 
 
 def _solver_settings(given: Mapping[str, Any]) -> CarmaSettings | PublishedSettings:

@@ -97,6 +97,17 @@ def test_fit_reports_json_and_is_reproducible(
     pd.testing.assert_frame_equal(first, second)
 
 
+def test_fit_with_an_additive_noise_model(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "problem.toml").read_text()
+    kind = '[causal_model]\nkind = "additive_noise"\nalternatives = 3\n'
+    (folder / "noise.toml").write_text(text.replace("[causal_model]\n", kind))
+    assert run("fit", folder / "noise.toml", "--out", tmp_path / "b.carma", "--quiet") == 0
+    solver = carma.load(tmp_path / "b.carma")
+    assert type(solver.causal_model) is carma.AdditiveNoiseModel
+    result = solver.recommend(pd.read_csv(folder / "new.csv"))
+    assert set(result.counts()) & {"refined", "searched"}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_recommend_writes_every_format(folder: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"plans.{suffix}"

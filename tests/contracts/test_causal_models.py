@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from carma import (
+    AdditiveNoiseModel,
+    AdditiveNoiseSettings,
     CausalFlow,
     CausalGraph,
     CausalModel,
@@ -31,6 +33,8 @@ from carma.benchmarks import NAMES, OWN_NAMES, random_scm, structural_model
 from carma.errors import BundleError, NotFittedError, TableError
 
 QUICK = TrainingSettings(epochs=8, batch_size=100, learning_rate=1e-2)
+SMALL_FLOW = FlowSettings(hidden=(16, 16), training=QUICK, alternatives=5)
+SMALL_ADDITIVE = AdditiveNoiseSettings((16, 16), QUICK, alternatives=5)
 N_ROWS = 24
 STORED = (*NAMES, *OWN_NAMES)
 
@@ -144,17 +148,15 @@ def flow_case(transform: Any) -> Case:
     return Case(flow, scm.sample(N_ROWS, seed=2), 1e-5)
 
 
-def discrete_case() -> Case:
-    settings = FlowSettings(hidden=(16, 16), training=QUICK, alternatives=5)
-    flow = CausalFlow(discrete_schema(), settings)
-    flow.fit(discrete_table(400, 1))
-    return Case(flow, flow.encoding.encode(discrete_table(N_ROWS, 2)), 2e-5)
+def discrete_case(model: CausalModel, atol: float) -> Case:
+    model.fit(discrete_table(400, 1))
+    return Case(model, model.encoding.encode(discrete_table(N_ROWS, 2)), atol)
 
 
-def edgeless_case() -> Case:
+def edgeless_case(model: CausalModel, atol: float) -> Case:
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=list("abc"))
-    flow = CausalFlow(edgeless_schema(), FlowSettings(training=QUICK, alternatives=5)).fit(table)
-    return Case(flow, flow.encoding.encode(table)[:N_ROWS], 1e-5)
+    model.fit(table)
+    return Case(model, model.encoding.encode(table)[:N_ROWS], atol)
 
 
 def network_case(hidden: tuple[int, ...]) -> Case:
@@ -163,6 +165,13 @@ def network_case(hidden: tuple[int, ...]) -> Case:
     scm = own_scm()
     flow = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(scm.sample(400, seed=1)))
     return Case(flow, scm.sample(N_ROWS, seed=2), 1e-5)
+
+
+def additive_noise_case(hidden: tuple[int, ...]) -> Case:
+    scm = own_scm()
+    model = AdditiveNoiseModel(scm.schema, AdditiveNoiseSettings(hidden, QUICK, alternatives=5))
+    model.fit(scm.encoding.decode(scm.sample(400, seed=1)))
+    return Case(model, scm.sample(N_ROWS, seed=2), 1e-9)
 
 
 def scm_case(scm: StructuralCausalModel) -> Case:
@@ -175,8 +184,16 @@ CASES: dict[str, Callable[[], Case]] = {
     "spline-flow": lambda: flow_case("spline"),
     "network-flow": lambda: network_case((6, 5, 4)),
     "shallow-flow": lambda: network_case(()),
-    "discrete-flow": discrete_case,
-    "edgeless-flow": edgeless_case,
+    "discrete-flow": lambda: discrete_case(CausalFlow(discrete_schema(), SMALL_FLOW), 2e-5),
+    "edgeless-flow": lambda: edgeless_case(CausalFlow(edgeless_schema(), SMALL_FLOW), 1e-5),
+    "additive-noise": lambda: additive_noise_case((6, 5)),
+    "linear-additive-noise": lambda: additive_noise_case(()),
+    "discrete-additive-noise": lambda: discrete_case(
+        AdditiveNoiseModel(discrete_schema(), SMALL_ADDITIVE), 1e-9
+    ),
+    "edgeless-additive-noise": lambda: edgeless_case(
+        AdditiveNoiseModel(edgeless_schema(), SMALL_ADDITIVE), 1e-9
+    ),
     "own-scm": lambda: scm_case(own_scm()),
     "random-scm": lambda: scm_case(random_scm(8, 3)),
     "random-linear-scm": lambda: scm_case(random_scm(8, 3, nonlinear=False)),
@@ -186,8 +203,8 @@ CASES: dict[str, Callable[[], Case]] = {
     },
 }
 # Rounding to steps and levels has no derivative that differences could find.
-SMOOTH = [name for name in CASES if name != "discrete-flow"]
-FLOWS = [name for name in CASES if name.endswith("-flow")]
+SMOOTH = [name for name in CASES if not name.startswith("discrete-")]
+LEARNED = [name for name in CASES if name.endswith(("-flow", "-noise"))]
 
 
 @cache
@@ -200,8 +217,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     return fitted(request.param)
 
 
-@pytest.fixture(params=FLOWS)
-def flow_name(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=LEARNED)
+def learned_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
@@ -267,7 +284,7 @@ def test_alternatives_keep_the_laws(case: Case) -> None:
     found = model.alternatives(case.x, do)
     assert found.shape == (model.n_alternatives, *case.x.shape)
     assert found.dtype == torch.float64
-    assert model.n_alternatives == (5 if isinstance(model, CausalFlow) else 0)
+    assert model.n_alternatives == (0 if isinstance(model, StructuralCausalModel) else 5)
     effects = (do.mask.double() @ model.encoding.reach_weights) > 0
     kept = torch.where(do.mask, do.values, case.x)
     is_fixed = (do.mask | ~effects).expand_as(found)
@@ -301,8 +318,8 @@ def test_answers_are_the_same_in_inference_mode(case: Case) -> None:
     assert torch.equal(others, model.alternatives(case.x, do))
 
 
-def test_alternatives_have_slopes_in_the_values_of_effects_only(flow_name: str) -> None:
-    case = fitted(flow_name)
+def test_alternatives_have_slopes_in_the_values_of_effects_only(learned_name: str) -> None:
+    case = fitted(learned_name)
     model = in_float64(case)
     reach = model.encoding.reachability
     for j in case.settable:
@@ -383,10 +400,10 @@ def test_log_prob_is_one_finite_number_a_row(case: Case) -> None:
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_state_round_trip_gives_equal_answers(flow_name: str, double: bool) -> None:
-    case = fitted(flow_name)
+def test_state_round_trip_gives_equal_answers(learned_name: str, double: bool) -> None:
+    case = fitted(learned_name)
     model = in_float64(case) if double else case.model
-    again = CausalFlow.from_state(model.schema, model.state())
+    again = type(model).from_state(model.schema, model.state())
     assert_same_answers(model, again, case)
     assert again.state().fingerprint() == model.state().fingerprint()
 
@@ -473,9 +490,9 @@ def test_shapes_are_checked(case: Case) -> None:
             model.sample(n, Intervention.none(x))
 
 
-def test_fit_comes_first(flow_name: str) -> None:
-    case = fitted(flow_name)
-    model = CausalFlow(case.model.schema)
+def test_fit_comes_first(learned_name: str) -> None:
+    case = fitted(learned_name)
+    model = type(case.model)(case.model.schema)
     assert not model.is_fitted
     none = Intervention.none(case.x)
     calls: dict[str, Callable[[], Any]] = {
@@ -483,26 +500,42 @@ def test_fit_comes_first(flow_name: str) -> None:
         "predict": lambda: model.predict(case.x),
         "counterfactual": lambda: model.counterfactual(case.x, none),
         "alternatives": lambda: model.alternatives(case.x, none),
-        "mechanisms_": lambda: model.mechanisms_,
         "log_prob": lambda: model.log_prob(case.x),
         "sample": lambda: model.sample(3),
         "state": model.state,
-        "to_float64": model.to_float64,
     }
+    if isinstance(model, CausalFlow):
+        calls |= {"mechanisms_": lambda: model.mechanisms_, "to_float64": model.to_float64}
     for name, call in calls.items():
         with pytest.raises(NotFittedError, match=f"call 'fit' before '{name}'"):
             call()
 
 
-@pytest.mark.parametrize("transform", ["affine", "spline"])
-def test_the_units_of_a_table_do_not_matter(transform: Any) -> None:
+def units_flow(schema: Schema, transform: Any) -> CausalModel:
+    settings = FlowSettings(transform, (16,), replace(QUICK, epochs=4))
+    return CausalFlow(schema, settings)
+
+
+def units_additive_noise(schema: Schema) -> CausalModel:
+    return AdditiveNoiseModel(schema, AdditiveNoiseSettings((16,), replace(QUICK, epochs=4)))
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda schema: units_flow(schema, "affine"),
+        lambda schema: units_flow(schema, "spline"),
+        units_additive_noise,
+    ],
+    ids=["affine-flow", "spline-flow", "additive-noise"],
+)
+def test_the_units_of_a_table_do_not_matter(new: Callable[[Schema], CausalModel]) -> None:
     scm = own_scm()
     x, people = scm.sample(300, seed=1), scm.sample(N_ROWS, seed=2)
     factor = torch.tensor([4.0, 0.5, 1024.0, 2.0]).double()
     shift = torch.tensor([3.0, -1.0, 64.0, 0.0]).double()
-    settings = FlowSettings(transform, (16,), TrainingSettings(epochs=4, batch_size=100))
-    plain = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(x))
-    other = CausalFlow(scm.schema, settings).fit(scm.encoding.decode(x * factor + shift))
+    plain = new(scm.schema).fit(scm.encoding.decode(x))
+    other = new(scm.schema).fit(scm.encoding.decode(x * factor + shift))
     case = Case(plain, people, 1e-3)
     do = case.intervention()
     moved = other.counterfactual(

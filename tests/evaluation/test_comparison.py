@@ -114,14 +114,14 @@ def watched() -> Iterator[tuple[list[dict[str, Any]], list[tuple[Arena, Solver]]
         return replace(method, make=make)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("fit_classifier", "CausalFlow"):
-            original = getattr(comparison, name)
+        for home, name in ((comparison, "fit_classifier"), (Problem, "new_causal_model")):
+            original = getattr(home, name)
 
             def counted(*a: Any, _name: str = name, _original: Any = original, **o: Any) -> Any:
                 fitted.append(_name)
                 return _original(*a, **o)
 
-            patch.setattr(comparison, name, counted)
+            patch.setattr(home, name, counted)
         for name, method in METHODS.items():
             patch.setitem(METHODS, name, seen(method))
         yield records(), made, fitted
@@ -130,7 +130,7 @@ def watched() -> Iterator[tuple[list[dict[str, Any]], list[tuple[Arena, Solver]]
 def test_all_methods_share_people_classifier_causal_model_and_cost(watched: Any) -> None:
     found, made, fitted = watched
     assert [r["method"] for r in found] == list(METHODS)
-    assert sorted(fitted) == ["CausalFlow", "fit_classifier"]
+    assert sorted(fitted) == ["fit_classifier", "new_causal_model"]
     shared = made[0][0]
     for other, solver in made:
         assert other is shared

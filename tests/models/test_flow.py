@@ -444,7 +444,7 @@ def test_many_rows_are_taken_in_parts(chain: Benchmark, monkeypatch: pytest.Monk
     x = chain.encoded("recourse")[:50]
     do = Intervention.of(chain.encoding, 50, x1=1.0)
     whole = flow.alternatives(x, do)
-    monkeypatch.setattr("carma.models.flow.CHUNK", 7 * flow.n_alternatives)
+    monkeypatch.setattr("carma.models.base.CHUNK", 7 * flow.n_alternatives)
     torch.testing.assert_close(flow.alternatives(x, do), whole, atol=1e-5, rtol=1e-5)
 
 

@@ -13,7 +13,6 @@ from carma.cli.jobs import Report, fit_problem
 from carma.errors import InputError
 from carma.evaluation.metrics import evaluate
 from carma.files import check_writable, read_table, write_table
-from carma.models.flow import CausalFlow
 from carma.models.scm import StructuralCausalModel
 from carma.problem import Problem
 from carma.recourse.base import Solver
@@ -63,9 +62,7 @@ def _loan(seed: int, progress: bool | None) -> tuple[Solver, RecourseResult, Str
     classifier = fit_classifier(
         data.schema, data.frame("classifier"), problem.classifier, progress=progress
     )
-    model = CausalFlow(data.schema, problem.causal_model).fit(
-        data.frame("causal"), progress=progress
-    )
+    model = problem.new_causal_model().fit(data.frame("causal"), progress=progress)
     solver = problem.new_solver(model, classifier, data.cost)
     solver.fit(data.frame("recourse"), progress=progress)
     return solver, solver.recommend(data.frame("recourse", "test")), data.scm

@@ -16,7 +16,6 @@ from carma.draft import draft_schema, draft_toml
 from carma.errors import FileError, InputError
 from carma.evaluation.metrics import Metrics, evaluate
 from carma.files import check_writable, read_table, write_table, write_whole
-from carma.models.flow import CausalFlow
 from carma.problem import Problem
 from carma.recourse.base import Solver
 from carma.recourse.result import RecourseResult
@@ -92,8 +91,8 @@ def fit_problem(
     chosen, rest = split_rows(len(table), HELD_OUT, problem.seed)
     train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
     classifier: Classifier = fit_classifier(schema, train, problem.classifier, progress=progress)
-    flow = CausalFlow(schema, problem.causal_model).fit(train, progress=progress)
-    solver = problem.new_solver(flow, classifier)
+    model = problem.new_causal_model().fit(train, progress=progress)
+    solver = problem.new_solver(model, classifier)
     return solver.fit(train, progress=progress), held_out
 
 

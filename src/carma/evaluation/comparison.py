@@ -25,7 +25,6 @@ from carma.errors import CarmaError, SettingsError, TableError
 from carma.evaluation.metrics import Metrics, evaluate
 from carma.evaluation.records import Key
 from carma.models.base import CausalModel
-from carma.models.flow import CausalFlow
 from carma.problem import Problem
 from carma.progress import track
 from carma.recourse.base import Solver
@@ -99,8 +98,8 @@ class Arena:
     def causal_model(self) -> CausalModel:
         """The learned causal model."""
         table = self.data.frame("causal")
-        flow = CausalFlow(self.data.schema, self.problem.causal_model)
-        return self._timed("causal_model", lambda: flow.fit(table, progress=False))
+        model = self.problem.new_causal_model()
+        return self._timed("causal_model", lambda: model.fit(table, progress=False))
 
     @cached_property
     def true_model(self) -> CausalModel:

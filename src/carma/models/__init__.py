@@ -1,1 +1,1 @@
-"""Causal models: known equations, and flows learned from data and a graph."""
+"""Causal models: known equations, and flows and additive noise learned from data and a graph."""

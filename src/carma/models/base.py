@@ -16,6 +16,9 @@ from carma.table import Encoding, Statistics
 
 __all__ = ["CausalModel"]
 
+# Rows times alternatives that are computed at a time.
+CHUNK = 200_000
+
 
 class CausalModel(ABC):
     """Learned or known mechanisms over a causal graph.
@@ -157,7 +160,7 @@ class CausalModel(ABC):
         self._check_intervention(intervention, len(x))
         if self.n_alternatives == 0:
             return x.new_zeros(0, *x.shape)
-        moved = self._alternatives(x, intervention)
+        moved = self._alternatives_in_parts(x, intervention)
         kept = torch.where(self._effects(intervention), moved, x)
         return torch.where(intervention.mask, intervention.values, kept)
 
@@ -223,6 +226,20 @@ class CausalModel(ABC):
         Needed only where ``n_alternatives`` is above 0.
         """
         raise NotImplementedError
+
+    def _alternatives_in_parts(self, x: Tensor, intervention: Intervention) -> Tensor:
+        """``_alternatives`` of a few rows at a time."""
+        rows = max(1, CHUNK // self.n_alternatives)
+        if len(x) <= rows:
+            return self._alternatives(x, intervention)
+        parts = zip(
+            *(torch.split(t, rows) for t in (x, intervention.mask, intervention.values)),
+            strict=True,
+        )
+        found = [
+            self._alternatives(part, Intervention(mask, values)) for part, mask, values in parts
+        ]
+        return torch.cat(found, dim=1)
 
     @abstractmethod
     def _sample_latent(self, n: int) -> Tensor: ...

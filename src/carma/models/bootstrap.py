@@ -1,11 +1,14 @@
-"""The nonparametric bootstrap: how often each row is drawn for each member."""
+"""The nonparametric bootstrap: how many members, and how often each draws each row."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["bootstrap_counts"]
+from carma.errors import SettingsError
+from carma.training import check_at_least
+
+__all__ = ["bootstrap_counts", "check_alternatives"]
 
 
 def bootstrap_counts(rows: Tensor, n: int, n_members: int, generator: torch.Generator) -> Tensor:
@@ -38,3 +41,11 @@ def bootstrap_counts(rows: Tensor, n: int, n_members: int, generator: torch.Gene
         drawn = torch.randint(len(rows), (len(rows),), generator=generator)
         member[rows] = torch.bincount(drawn, minlength=len(rows)).float()
     return counts
+
+
+def check_alternatives(owner: str, n: int) -> None:
+    """Raise ``SettingsError`` unless ``n`` members besides the model have a spread, or are none."""
+    check_at_least(owner, "alternatives", n, 0)
+    if n == 1:
+        rule = "be 0 or at least 2: one alone has no spread"
+        raise SettingsError.of(owner, "alternatives", rule, n)

@@ -1,8 +1,8 @@
-"""The conditioner of a causal flow: one small network for every column that has causes."""
+"""One small network for every column that has causes, in each member of an ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -212,6 +212,18 @@ class Conditioner(nn.Module):
             self.last[member, node, 0] = slopes[n_causes:].to(self.last.dtype)
         self.choices[member, node] = MECHANISMS.index("additive")
         self.forget()
+
+    def moving(self, moves: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Nodes of each generation that move in any row, and their columns.
+
+        Args:
+            moves: Shape ``(n, d)``, bool.
+        """
+        any_row = moves.any(dim=0).tolist()
+        for generation in self.generations:
+            chosen = [node for node in generation if any_row[self.nodes[node]]]
+            if chosen:
+                yield chosen, torch.tensor([self.nodes[node] for node in chosen])
 
     def everywhere(self, x: Tensor) -> Tensor:
         """The model's parameters of all columns, shape ``(n, d, p)``, for rows ``(n, d)``."""

@@ -1,15 +1,48 @@
-"""What a flow needs of discrete columns: their levels, frequencies and cells."""
+"""What a learned model needs of discrete columns: their levels, frequencies and cells."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from carma.schema import Feature
+from carma.errors import SchemaError
+from carma.schema import Feature, Schema
 from carma.table import Encoding
 
-__all__ = ["cells", "draw_levels", "level_positions", "root_frequencies"]
+__all__ = [
+    "cells",
+    "check_nominal_roots",
+    "draw_levels",
+    "has_discrete_effects",
+    "level_positions",
+    "level_roots",
+    "log_frequencies",
+    "root_frequencies",
+]
+
+
+def check_nominal_roots(owner: str, schema: Schema) -> None:
+    """Raise ``SchemaError`` where a nominal feature has a cause."""
+    for feature in schema.features:
+        causes = schema.graph.parents(feature.name)
+        if feature.kind == "nominal" and causes:
+            rule = f"have no cause when its kind is nominal (causes: {', '.join(causes)})"
+            raise SchemaError.of(owner, f"feature {feature.name}", rule, feature.kind)
+
+
+def has_discrete_effects(schema: Schema) -> bool:
+    """Whether a feature with causes is discrete, so that what is predicted has to be snapped."""
+    return any(f.is_discrete and schema.graph.parents(f.name) for f in schema.features)
+
+
+def level_roots(encoding: Encoding) -> Tensor:
+    """True for the columns of features that have levels and no causes, shape ``(d,)``, bool."""
+    schema = encoding.schema
+    found = [f.has_levels and not schema.graph.parents(f.name) for f in schema.features]
+    return torch.tensor([found[owner] for owner in encoding.owners])
 
 
 def level_positions(x: Tensor, encoding: Encoding, feature: Feature) -> Tensor:
@@ -38,6 +71,20 @@ def root_frequencies(x: Tensor, encoding: Encoding) -> dict[str, Tensor]:
         for root in roots
         if root.has_levels
     }
+
+
+def log_frequencies(x: Tensor, encoding: Encoding, frequencies: Mapping[str, Tensor]) -> Tensor:
+    """Log-probability of each row's levels of the roots, shape ``(n,)``, float64.
+
+    Args:
+        x: Shape ``(n, d)``, model space.
+        encoding: Of the table.
+        frequencies: See ``root_frequencies``.
+    """
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for name, frequency in frequencies.items():
+        total = total + frequency.log()[level_positions(x, encoding, encoding.schema[name])]
+    return total
 
 
 def draw_levels(frequency: Tensor, n: int, feature: Feature) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
@@ -12,13 +11,21 @@ import torch
 from torch import Tensor
 from zuko.transforms import MonotonicRQSTransform
 
-from carma.errors import NotFittedError, SchemaError, SettingsError
+from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.affine import Affine
 from carma.models.base import CausalModel
-from carma.models.bootstrap import bootstrap_counts
+from carma.models.bootstrap import bootstrap_counts, check_alternatives
 from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
-from carma.models.discrete import cells, draw_levels, level_positions, root_frequencies
+from carma.models.discrete import (
+    cells,
+    check_nominal_roots,
+    draw_levels,
+    has_discrete_effects,
+    level_roots,
+    log_frequencies,
+    root_frequencies,
+)
 from carma.models.linear import LinearMechanism
 from carma.models.selection import MECHANISMS, Mechanism, select_simplest
 from carma.schema import Schema
@@ -27,7 +34,6 @@ from carma.table import Statistics
 from carma.training import (
     History,
     TrainingSettings,
-    check_at_least,
     check_widths,
     split_rows,
     train,
@@ -38,8 +44,6 @@ __all__ = ["CausalFlow", "FlowSettings"]
 SPLINE_BINS = 8
 # Place of the network behind its two simpler rivals.
 NETWORK = 2
-# Rows times alternatives that are computed at a time.
-CHUNK = 200_000
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,7 @@ class FlowSettings:
             raise SettingsError.of(
                 "FlowSettings", "select_simple", "be true or false", self.select_simple
             )
-        check_at_least("FlowSettings", "alternatives", self.alternatives, 0)
-        if self.alternatives == 1:
-            rule = "be 0 or at least 2: one alone has no spread"
-            raise SettingsError.of("FlowSettings", "alternatives", rule, 1)
+        check_alternatives("FlowSettings", self.alternatives)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FlowSettings:
@@ -156,18 +157,8 @@ class CausalFlow(CausalModel):
     def __init__(self, schema: Schema, settings: FlowSettings | None = None) -> None:
         super().__init__(schema)
         self.settings = settings or FlowSettings()
-        for feature in schema.features:
-            causes = schema.graph.parents(feature.name)
-            if feature.kind == "nominal" and causes:
-                rule = f"have no cause when its kind is nominal (causes: {', '.join(causes)})"
-                raise SchemaError.of("CausalFlow", f"feature {feature.name}", rule, feature.kind)
-        self._is_level_root = torch.tensor(
-            [
-                schema.features[owner].has_levels
-                and not schema.graph.parents(schema.features[owner].name)
-                for owner in self.encoding.owners
-            ]
-        )
+        check_nominal_roots("CausalFlow", schema)
+        self._is_level_root = level_roots(self.encoding)
 
     @property
     def mechanisms_(self) -> dict[str, Mechanism]:
@@ -336,7 +327,7 @@ class CausalFlow(CausalModel):
             moves = moves & ~intervention.mask
         x = self._snap_scaled(x)
         conditioner = self._conditioner
-        for chosen, columns in self._moving(moves):
+        for chosen, columns in conditioner.moving(moves):
             transform = self._univariate(conditioner(x, chosen, OWN)[0])
             found = transform.inv(u[:, columns])
             found = torch.where(moves[:, columns], found, x[:, columns])
@@ -346,25 +337,13 @@ class CausalFlow(CausalModel):
         return self.encoding.snap(x) if self._snaps else x
 
     def _alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
-        rows = max(1, CHUNK // self.n_alternatives)
-        if len(x) <= rows:
-            return self._ensemble(x, intervention)
-        parts = zip(
-            *(torch.split(t, rows) for t in (x, intervention.mask, intervention.values)),
-            strict=True,
-        )
-        found = [self._ensemble(part, Intervention(mask, values)) for part, mask, values in parts]
-        return torch.cat(found, dim=1)
-
-    def _ensemble(self, x: Tensor, intervention: Intervention) -> Tensor:
-        """Counterfactuals of all alternatives, shape ``(n_alternatives, n, d)``."""
         a, (n, d) = self.n_alternatives, x.shape
         conditioner = self._conditioner
         factual = self._scale(x)
         moves = self._effects(intervention) & ~intervention.mask
         now = torch.where(intervention.mask, self._scale(intervention.values), factual)
         now = self._snap_scaled(now).expand(a, n, d)
-        for chosen, columns in self._moving(moves):
+        for chosen, columns in conditioner.moving(moves):
             value = factual[:, columns].expand(a, n, -1)
             u = self._univariate(conditioner(factual, chosen, OTHERS))(value)
             found = self._univariate(conditioner(now, chosen, OTHERS)).inv(u)
@@ -382,15 +361,6 @@ class CausalFlow(CausalModel):
         found = torch.where(self._is_level_root[columns], u[:, columns], found)
         return torch.zeros_like(u).index_copy(1, columns, found)
 
-    def _moving(self, moves: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Nodes of each generation that move in any row, and their columns."""
-        any_row = moves.any(dim=0).tolist()
-        nodes = self._conditioner.nodes
-        for generation in self._conditioner.generations:
-            chosen = [node for node in generation if any_row[nodes[node]]]
-            if chosen:
-                yield chosen, torch.tensor([nodes[node] for node in chosen])
-
     def _sample_latent(self, n: int) -> Tensor:
         z = torch.randn(n, self.encoding.n_columns, dtype=self._dtype)
         for name, frequency in self._frequencies.items():
@@ -401,9 +371,7 @@ class CausalFlow(CausalModel):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         total = self._density(x, x).double() - self._std.log()[~self._is_level_root].sum()
-        for name, frequency in self._frequencies.items():
-            total = total + frequency.log()[level_positions(x, self.encoding, self.schema[name])]
-        return total
+        return total + log_frequencies(x, self.encoding, self._frequencies)
 
     def state(self) -> State:
         """See ``CausalModel.state``."""
@@ -489,9 +457,7 @@ class CausalFlow(CausalModel):
 
     @cached_property
     def _snaps(self) -> bool:
-        return any(
-            f.is_discrete and self.schema.graph.parents(f.name) for f in self.schema.features
-        )
+        return has_discrete_effects(self.schema)
 
     def _scale(self, x: Tensor) -> Tensor:
         return ((x - self._mean) / self._std).to(self._dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from carma.models.affine import Affine
 
-__all__ = ["LinearMechanism"]
+__all__ = ["LinearMechanism", "ridge"]
 
 # Share of the rows' weight that is added to each feature's sum of squares: enough for columns
 # that depend, as those of a nominal cause, and too little to be seen in a slope.
@@ -59,7 +59,8 @@ class LinearMechanism:
             float(weight.sum()),
             n_causes,
         )
-        return cls._with(slopes, centre, level, share, value - level - apart @ slopes)
+        residual = value - level - apart @ slopes
+        return cls._with(slopes, level - centre @ slopes, share, residual)
 
     @classmethod
     def ridge(cls, features: Tensor, value: Tensor, counts: Tensor) -> LinearMechanism:
@@ -70,32 +71,48 @@ class LinearMechanism:
             value: Scaled, shape ``(n,)``.
             counts: Weights of the rows, shape ``(n,)``.
         """
-        weight, features, value = counts.double(), features.double(), value.double()
-        share = weight / weight.sum()
-        centre, level = share @ features, share @ value
-        apart = features - centre
-        weighted = (apart * share[:, None]).T
-        gram = weighted @ apart
-        # Slopes are not larger than the data ask for: beyond the rows they decide alone.
-        penalty = SHRINKAGE * gram.diagonal() + RIDGE
-        slopes = torch.linalg.solve(gram + penalty.diag(), weighted @ (value - level))
-        return cls._with(slopes, centre, level, share, value - level - apart @ slopes)
+        share = counts.double() / counts.double().sum()
+        intercept, slopes = ridge(features, value, share)
+        residual = value.double() - intercept - features.double() @ slopes
+        return cls._with(slopes, intercept, share, residual)
 
     @classmethod
     def _with(
-        cls, slopes: Tensor, centre: Tensor, level: Tensor, share: Tensor, residual: Tensor
+        cls, slopes: Tensor, intercept: Tensor, share: Tensor, residual: Tensor
     ) -> LinearMechanism:
         log_scale = -0.5 * (share @ residual.square()).log()
         # A mechanism without noise would need a steeper transform than there is.
         log_scale = log_scale.clamp(-Affine.steepest, Affine.steepest)
         scale = log_scale.exp()
-        constant = torch.stack([(centre @ slopes - level) * scale, Affine.free(log_scale)])
+        constant = torch.stack([-intercept * scale, Affine.free(log_scale)])
         return cls(constant, -slopes * scale)
 
     def parameters(self, features: Tensor) -> Tensor:
         """Shape ``(n, 2)``, float64, for scaled features ``(n, q)``."""
         shift = self.constant[0] + features.double() @ self.slopes
         return torch.stack([shift, self.constant[1].expand_as(shift)], dim=1)
+
+
+def ridge(features: Tensor, value: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares of ``value = intercept + features @ slopes``; features may be nearly dependent.
+
+    Args:
+        features: Shape ``(n, q)``.
+        value: Shape ``(n,)``.
+        share: Weights of the rows, which add up to 1, shape ``(n,)``, float64.
+
+    Returns:
+        Intercept and slopes, float64.
+    """
+    features, value = features.double(), value.double()
+    centre, level = share @ features, share @ value
+    apart = features - centre
+    weighted = (apart * share[:, None]).T
+    gram = weighted @ apart
+    # Slopes are not larger than the data ask for: beyond the rows they decide alone.
+    penalty = SHRINKAGE * gram.diagonal() + RIDGE
+    slopes = torch.linalg.solve(gram + penalty.diag(), weighted @ (value - level))
+    return level - centre @ slopes, slopes
 
 
 def _eliminate(gram: Tensor, right: Tensor, variance: float, n: float, n_causes: int) -> Tensor:

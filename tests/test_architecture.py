@@ -34,6 +34,7 @@ STRANGERS = [{"models"}, {"classifiers"}, {"costs"}, {"constraints"}]
 OPTIONAL = {
     "sklearn": {"carma.classifiers.sklearn"},
     "matplotlib": {"carma.report.plots"},
+    "optuna": {"carma.evaluation.study"},
     "pydot": {"carma.graph"},
     "polars": set[str](),
 }

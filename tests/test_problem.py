@@ -10,7 +10,7 @@ import carma
 from carma.benchmarks import load
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.costs import AbsoluteCost
-from carma.problem import Problem
+from carma.problem import CAUSAL_MODELS, Problem
 
 SCHEMA = """
 [graph]
@@ -150,3 +150,56 @@ def test_the_solver_asked_for_is_the_one_made() -> None:
     assert published.seed == published.solver.training.seed == 0
     assert published.with_seed(5).seed == 5
     assert isinstance(published.with_seed(5).solver, carma.PublishedSettings)
+
+
+@pytest.mark.parametrize("method", ["carma", "published"])
+@pytest.mark.parametrize("kind", CAUSAL_MODELS)
+def test_a_problem_file_written_is_the_problem_read(method: str, kind: str) -> None:
+    text = f"""outcome = "granted"
+favourable = "yes"
+{SCHEMA}
+step = 0.1
+[classifier]
+hidden = []
+[causal_model]
+kind = "{kind}"
+[causal_model.training]
+seed = 4
+[solver]
+method = "{method}"
+action_hidden = [7, 9]
+training = {{ epochs = 3, learning_rate = 0.1 }}
+"""
+    problem = Problem.from_toml(text)
+    assert Problem.from_toml(problem.to_toml()) == problem
+
+
+def test_the_data_path_is_relative_to_where_the_file_is_written(tmp_path: Path) -> None:
+    for name in ("data", "jobs/new"):
+        (tmp_path / name).mkdir(parents=True)
+    source = tmp_path / "data" / "rows.csv"
+    problem = replace(Problem.from_toml(SCHEMA), data=source)
+    out = tmp_path / "jobs" / "new" / "tuned.toml"
+    out.write_text(problem.to_toml(out))
+    assert '"../../data/rows.csv"' in out.read_text()
+    read = Problem.from_toml(out)
+    assert read.data is not None
+    assert read.data.resolve() == source.resolve()
+    moved = tmp_path.rename(tmp_path.with_name("moved")) / "jobs" / "new" / "tuned.toml"
+    again = Problem.from_toml(moved)
+    assert again.data is not None
+    assert again.data.resolve().parts[-3:] == ("moved", "data", "rows.csv")
+
+
+def test_split_holds_a_fifth_out_by_the_seed_and_checks_the_table() -> None:
+    data = load("chain-lin", rows=200)
+    table, problem = data.frame("classifier"), Problem(data.schema)
+    train, held_out = problem.split(table)
+    assert (len(train), len(held_out)) == (round(0.8 * len(table)), round(0.2 * len(table)))
+    assert sorted([*train.index, *held_out.index]) == sorted(table.index)
+    assert list(problem.split(table)[1].index) == list(held_out.index)
+    assert list(problem.with_seed(1).split(table)[1].index) != list(held_out.index)
+    with pytest.raises(carma.errors.TableError, match="vary"):
+        problem.split(table.assign(x1=1.0))
+    with pytest.raises(carma.errors.TableError, match="outcome"):
+        problem.split(table.drop(columns=data.schema.outcome))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from carma.evaluation.metrics import Metrics as Metrics
     from carma.evaluation.metrics import evaluate as evaluate
     from carma.evaluation.regret import Regret as Regret
+    from carma.evaluation.trials import Tuned as Tuned
+    from carma.evaluation.tuning import tune as tune
     from carma.graph import CausalGraph as CausalGraph
     from carma.interventions import Intervention as Intervention
     from carma.models.anm import AdditiveNoiseModel as AdditiveNoiseModel
@@ -101,6 +103,7 @@ _HOMES = {
     "TorchClassifier": "carma.classifiers.torch_module",
     "TotalLogShift": "carma.costs",
     "TrainingSettings": "carma.training",
+    "Tuned": "carma.evaluation.trials",
     "additive": "carma.models.scm",
     "compare": "carma.evaluation.comparison",
     "draft_schema": "carma.draft",
@@ -111,6 +114,7 @@ _HOMES = {
     "load": "carma.bundle",
     "load_bundle": "carma.bundle",
     "save": "carma.bundle",
+    "tune": "carma.evaluation.tuning",
 }
 
 __all__ = [
@@ -154,6 +158,7 @@ __all__ = [
     "TorchClassifier",
     "TotalLogShift",
     "TrainingSettings",
+    "Tuned",
     "additive",
     "compare",
     "draft_schema",
@@ -164,6 +169,7 @@ __all__ = [
     "load",
     "load_bundle",
     "save",
+    "tune",
 ]
 
 

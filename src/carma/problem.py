@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
+import tomli_w
+
 from carma.classifiers.base import Classifier
-from carma.classifiers.neural import ClassifierSettings
+from carma.classifiers.neural import ClassifierSettings, fit_classifier
 from carma.costs import Cost
 from carma.errors import SettingsError
 from carma.models.anm import AdditiveNoiseModel, AdditiveNoiseSettings
@@ -18,7 +22,8 @@ from carma.models.flow import CausalFlow, FlowSettings
 from carma.recourse.carma import Carma, CarmaSettings
 from carma.recourse.published import PublishedCarma, PublishedSettings
 from carma.schema import Schema, read_toml
-from carma.training import TrainingSettings
+from carma.table import Encoding, Statistics, labels
+from carma.training import TrainingSettings, split_rows
 
 __all__ = ["Problem"]
 
@@ -37,6 +42,9 @@ CAUSAL_MODELS: dict[
     CausalFlow.kind: (CausalFlow, FlowSettings()),
     AdditiveNoiseModel.kind: (AdditiveNoiseModel, AdditiveNoiseSettings()),
 }
+
+# Share of the rows that nothing is fitted on.
+HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,35 @@ class Problem:
             _solver_settings(_section(content, "solver")),
         )
 
+    def to_toml(self, path: str | Path | None = None) -> str:
+        """Write the whole job as TOML text that ``from_toml`` reads back, every setting named.
+
+        Args:
+            path: Where the text is going to be: ``[data] path`` is relative to its folder;
+                without it, to the working folder.
+
+        Example:
+            >>> problem = Problem.from_toml('''
+            ... [graph]
+            ... [features.age]
+            ... [data]
+            ... path = "people.csv"
+            ... ''')
+            >>> Problem.from_toml(problem.to_toml()) == problem
+            True
+        """
+        content = self.schema.to_dict()
+        if self.data is not None:
+            folder = Path() if path is None else Path(path).parent
+            relative = os.path.relpath(self.data.resolve(), folder.resolve())
+            content["data"] = {"path": Path(relative).as_posix()}
+        for name in ("classifier", "causal_model", "solver"):
+            content[name] = _written(asdict(getattr(self, name)))
+        content["causal_model"]["kind"] = self._causal_kind
+        if isinstance(self.solver, PublishedSettings):
+            content["solver"]["method"] = "published"
+        return tomli_w.dumps(content)
+
     @property
     def seed(self) -> int:
         """The solver's seed, which also splits the table."""
@@ -110,8 +147,49 @@ class Problem:
 
     def new_causal_model(self) -> CausalModel:
         """The causal model that ``[causal_model]`` asks for, not fitted."""
-        made = {type(defaults): model for model, defaults in CAUSAL_MODELS.values()}
-        return made[type(self.causal_model)](self.schema, self.causal_model)
+        model, _ = CAUSAL_MODELS[self._causal_kind]
+        return model(self.schema, self.causal_model)
+
+    @property
+    def _causal_kind(self) -> str:
+        kinds = {type(defaults): kind for kind, (_, defaults) in CAUSAL_MODELS.items()}
+        return kinds[type(self.causal_model)]
+
+    def split(self, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Check a table, and split it at random.
+
+        Args:
+            table: With the outcome column.
+
+        Returns:
+            Rows to fit on, and rows held out to measure what was fitted.
+
+        Raises:
+            TableError: Something is wrong with the table that would end a fit.
+            SchemaError: The schema names no outcome.
+        """
+        encoding = Encoding(self.schema)
+        Statistics.of(encoding.encode(table), encoding)
+        labels(self.schema, table)
+        chosen, rest = split_rows(len(table), HELD_OUT, self.seed)
+        train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
+        return train, held_out
+
+    def fit_parts(
+        self, rows: pd.DataFrame, *, progress: bool | None = None
+    ) -> tuple[CausalModel, Classifier]:
+        """Fit causal model and classifier.
+
+        Args:
+            rows: First part of ``split``.
+            progress: See ``track``.
+
+        Raises:
+            TrainingError: A fit failed.
+        """
+        classifier = fit_classifier(self.schema, rows, self.classifier, progress=progress)
+        model = self.new_causal_model().fit(rows, progress=progress)
+        return model, classifier
 
     def new_solver(
         self, causal_model: CausalModel, classifier: Classifier, cost: Cost | None = None
@@ -137,6 +215,19 @@ class Problem:
             for part in [getattr(self, name)]
         }
         return replace(self, **seeded)
+
+
+def _written(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as TOML has them: without ``None``, which is what an absent key means."""
+    return {
+        name: _written(value)
+        if isinstance(value, Mapping)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in content.items()
+        if value is not None
+    }
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

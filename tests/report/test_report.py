@@ -4,19 +4,23 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
+from carma import CarmaSettings, Tuned
 from carma.benchmarks import load
 from carma.evaluation.metrics import Metrics
 from carma.evaluation.regret import Regret
+from carma.evaluation.trials import Trial
+from carma.problem import Problem
 from carma.recourse.plans import Plans
 from carma.recourse.result import RecourseResult
 from carma.recourse.status import Status
-from carma.report.plots import plot_changes, save_figure
-from carma.report.text import counts_table, metrics_table
+from carma.report.plots import plot_changes, plot_front, save_figure
+from carma.report.text import counts_table, metrics_table, tuning_table
 
 
 def result(n: int = 40, *, has_plan: bool = True) -> RecourseResult:
@@ -91,3 +95,50 @@ def test_plot_needs_a_plan() -> None:
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
 def test_save_figure(tmp_path: Path, name: str, start: bytes) -> None:
     assert save_figure(plot_changes(result()), tmp_path / name).read_bytes().startswith(start)
+
+
+def tuned(*pairs: tuple[float, float]) -> Tuned:
+    problem = Problem(load("chain-lin", rows=60).schema)
+    trials = (Trial(i, CarmaSettings(), *p, 1.5, 0.02, 3.0) for i, p in enumerate(pairs))
+    return Tuned(problem, tuple(trials), 40, 99.0)
+
+
+def test_tuning_table_shows_the_front_the_given_and_the_choice() -> None:
+    shown = text(tuning_table(tuned((3.0, 98.0), (2.0, 99.5), (2.5, 99.0), (1.0, 90.0))))
+    assert "40 validation people" in shown
+    rows = {cells[1]: cells for line in shown.splitlines() if (cells := line.split())[1:]}
+    assert "given" in rows["0"]
+    assert "chosen" in rows["1"]
+    assert "2" not in rows
+    assert {"90.00", "1.000"} <= set(rows["3"])
+    only = text(tuning_table(tuned((3.0, 98.0))))
+    assert "as given, chosen" in only
+
+
+def test_plot_front_draws_the_most_coverage_at_each_cost(tmp_path: Path) -> None:
+    found = tuned((3.0, 98.0), (2.0, 99.5), (2.5, 99.0), (1.0, 90.0), (2.2, 99.7))
+    figure = plot_front(found, title="chain")
+    (axis,) = figure.axes
+    steps, floor = axis.lines
+    corners = [[1.0, 90.0], [2.0, 99.5], [2.2, 99.7], [3.0, 99.7]]
+    assert np.asarray(steps.get_xydata()).tolist() == corners
+    assert steps.get_drawstyle() == "steps-post"
+    assert np.asarray(floor.get_ydata()).tolist() == [99.0, 99.0]
+    beaten, front, given, chosen = (np.asarray(c.get_offsets()).tolist() for c in axis.collections)
+    assert beaten == [[3.0, 98.0], [2.5, 99.0]]
+    assert front == [[1.0, 90.0], [2.0, 99.5], [2.2, 99.7]]
+    assert given == [[3.0, 98.0]]
+    assert chosen == [[2.0, 99.5]]
+    assert axis.get_xscale() == "linear"
+    assert "40 validation people" in axis.get_ylabel()
+    assert axis.get_title() == "chain"
+    path = save_figure(figure, tmp_path / "front.svg")
+    assert path.read_text().startswith("<?xml")
+
+
+def test_plot_front_of_one_trial_and_of_costs_that_differ_much(tmp_path: Path) -> None:
+    save_figure(plot_front(tuned((3.0, 98.0))), tmp_path / "one.png")
+    figure = plot_front(tuned((3.0, 98.0), (400.0, 99.5)))
+    assert figure.axes[0].get_xscale() == "log"
+    save_figure(figure, tmp_path / "wide.png")
+    assert plot_front(tuned((0.0, 98.0), (400.0, 99.5))).axes[0].get_xscale() == "linear"

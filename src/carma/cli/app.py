@@ -163,6 +163,48 @@ def demo(
     _show(report, as_json=as_json, quiet=quiet)
 
 
+@app.command()
+def tune(
+    problem: Annotated[Path, typer.Argument(help="Problem file (TOML).")],
+    data: Annotated[Path | None, typer.Option(help="Table; overrules [data] path.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="In the whole study.")] = 50,
+    study: Annotated[
+        Path, typer.Option(help="Keeps the trials; run again to go on with it.")
+    ] = Path("study.jsonl"),
+    out: Annotated[Path, typer.Option(help="Problem file to write, for 'carma fit'.")] = Path(
+        "tuned.toml"
+    ),
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of cost and coverage: .png, .svg or .pdf.")
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Percent of people to cover; without it, 99.9.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which no new trial is begun.")
+    ] = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for settings of the solver: cost down, coverage up; resumable."""
+    from carma.cli import tuning
+
+    report = tuning.run(
+        problem,
+        data,
+        trials,
+        study=study,
+        out=out,
+        plot=plot,
+        coverage=coverage,
+        timeout=timeout,
+        seed=seed,
+        progress=_progress(quiet or as_json),
+    )
+    _show(report, as_json=as_json, quiet=quiet)
+
+
 @app.command(cls=ListsCommand)
 def benchmark(
     datasets: Annotated[

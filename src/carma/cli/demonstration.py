@@ -9,7 +9,7 @@ from typing import Any
 from carma import bundle as bundles
 from carma.benchmarks import load
 from carma.classifiers.neural import fit_classifier
-from carma.cli.jobs import Report, fit_problem
+from carma.cli.jobs import Report, data_path, fit_problem
 from carma.errors import InputError
 from carma.evaluation.metrics import evaluate
 from carma.files import check_writable, read_table, write_table
@@ -72,8 +72,6 @@ def _own(
     path: Path, data: Path | None, seed: int | None, progress: bool | None
 ) -> tuple[Solver, RecourseResult, int]:
     problem = Problem.from_toml(path).with_seed(seed)
-    source = data or problem.data
-    if source is None:
-        raise InputError.of("carma demo", "--data", "be given, or [data] path in the file", None)
-    solver, held_out = fit_problem(problem, read_table(source), progress=progress)
+    table = read_table(data_path(problem, data, "carma demo"))
+    solver, held_out = fit_problem(problem, table, progress=progress)
     return solver, solver.recommend(held_out), problem.seed

@@ -10,8 +10,6 @@ import pandas as pd
 import tomli_w
 
 from carma import bundle as bundles
-from carma.classifiers.base import Classifier
-from carma.classifiers.neural import fit_classifier
 from carma.draft import draft_schema, draft_toml
 from carma.errors import FileError, InputError
 from carma.evaluation.metrics import Metrics, evaluate
@@ -20,12 +18,17 @@ from carma.problem import Problem
 from carma.recourse.base import Solver
 from carma.recourse.result import RecourseResult
 from carma.report.text import counts_table, metrics_table
-from carma.table import Encoding, Statistics, labels
-from carma.training import split_rows
 
-__all__ = ["Report", "evaluate_table", "explain", "fit", "fit_problem", "init", "recommend"]
-
-HELD_OUT = 0.2
+__all__ = [
+    "Report",
+    "data_path",
+    "evaluate_table",
+    "explain",
+    "fit",
+    "fit_problem",
+    "init",
+    "recommend",
+]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def fit(
     """Fit a problem, measure it on held-out rows, and save it."""
     problem = Problem.from_toml(path).with_seed(seed)
     check_writable(out)
-    table = read_table(_data_path(problem, data))
+    table = read_table(data_path(problem, data, "carma fit"))
     solver, held_out = fit_problem(problem, table, progress=progress)
     result = solver.recommend(held_out)
     metrics = evaluate(result, solver.cost)
@@ -84,15 +87,9 @@ def fit_problem(
     problem: Problem, table: pd.DataFrame, *, progress: bool | None
 ) -> tuple[Solver, pd.DataFrame]:
     """Fit all parts on most rows; return the solver and the rows held out."""
-    schema = problem.schema
     # All that can be wrong with the table is found before the first fit.
-    Statistics.of(Encoding(schema).encode(table), Encoding(schema))
-    labels(schema, table)
-    chosen, rest = split_rows(len(table), HELD_OUT, problem.seed)
-    train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
-    classifier: Classifier = fit_classifier(schema, train, problem.classifier, progress=progress)
-    model = problem.new_causal_model().fit(train, progress=progress)
-    solver = problem.new_solver(model, classifier)
+    train, held_out = problem.split(table)
+    solver = problem.new_solver(*problem.fit_parts(train, progress=progress))
     return solver.fit(train, progress=progress), held_out
 
 
@@ -147,8 +144,13 @@ def _answers(
     return loaded, table, loaded.solver.recommend(table, told, n_plans)
 
 
-def _data_path(problem: Problem, given: Path | None) -> Path:
+def data_path(problem: Problem, given: Path | None, command: str) -> Path:
+    """Where a command finds the rows.
+
+    Raises:
+        InputError: Neither the option nor the file says so.
+    """
     path = given or problem.data
     if path is None:
-        raise InputError.of("carma fit", "--data", "be given, or [data] path in the file", None)
+        raise InputError.of(command, "--data", "be given, or [data] path in the file", None)
     return path

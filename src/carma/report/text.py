@@ -10,9 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from carma.evaluation.metrics import Metrics
+from carma.evaluation.trials import Trial, Tuned
 from carma.recourse.status import Status
 
-__all__ = ["comparison_table", "counts_table", "metrics_table"]
+__all__ = ["comparison_table", "counts_table", "metrics_table", "tuning_table"]
 
 ROWS = (
     ("n_people", "rejected people", "{:,}"),
@@ -37,6 +38,14 @@ COLUMNS = (
     ("margin", "margin", "{:.3f}"),
     ("ms_single", "one person (ms)", "{:.2f}"),
     ("us_batched", "batch (us a person)", "{:.1f}"),
+    ("fit_seconds", "fit (s)", "{:.1f}"),
+)
+
+TRIAL_COLUMNS = (
+    ("coverage", "coverage (%)", "{:.2f}"),
+    ("cost_x100", "cost x 100", "{:.3f}"),
+    ("actions", "actions a plan", "{:.2f}"),
+    ("ms_per_person", "time a person (ms)", "{:.3f}"),
     ("fit_seconds", "fit (s)", "{:.1f}"),
 )
 
@@ -102,6 +111,29 @@ def comparison_table(records: Iterable[Mapping[str, Any]]) -> Table:
         table.add_row(shown, method, str(len(group)), *cells)
         last = dataset
     return table
+
+
+def tuning_table(tuned: Tuned) -> Table:
+    """The settings as given, and every trial that no other beats; the chosen one is marked.
+
+    Args:
+        tuned: Of ``tune``.
+    """
+    table = Table(title=f"Trials, on {tuned.n_people:,} validation people", title_justify="left")
+    table.add_column("trial")
+    for _, label, _ in TRIAL_COLUMNS:
+        table.add_column(label, justify="right")
+    table.add_column("")
+    shown = {trial.number: trial for trial in tuned.trials if trial.number == 0}
+    for trial in (shown | {trial.number: trial for trial in tuned.front}).values():
+        cells = [pattern.format(getattr(trial, name)) for name, _, pattern in TRIAL_COLUMNS]
+        table.add_row(str(trial.number), *cells, _remark(tuned, trial))
+    return table
+
+
+def _remark(tuned: Tuned, trial: Trial) -> str:
+    remarks = ("as given", trial.number == 0), ("chosen", trial == tuned.best)
+    return ", ".join(remark for remark, applies in remarks if applies)
 
 
 def _mean_and_spread(values: Iterable[float | None], pattern: str) -> str:

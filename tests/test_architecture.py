@@ -37,6 +37,7 @@ OPTIONAL = {
     "optuna": {"carma.evaluation.study"},
     "pydot": {"carma.graph"},
     "polars": set[str](),
+    "torch_geometric": {"carma.models.graph_networks"},
 }
 
 

@@ -41,6 +41,8 @@ from carma import (
     StructuralCausalModel,
     TorchClassifier,
     TrainingSettings,
+    Vaca,
+    VacaSettings,
     additive,
     fit_classifier,
     from_sklearn,
@@ -74,6 +76,13 @@ def quick(mask_hidden: tuple[int, ...], action_hidden: tuple[int, ...]) -> Carma
 def flow(data: Benchmark) -> CausalFlow:
     settings = FlowSettings(hidden=(4,), training=TINY)
     return CausalFlow(data.schema, settings).fit(data.frame("causal"))
+
+
+def vaca(data: Benchmark) -> Vaca:
+    settings = VacaSettings(
+        members=1, alternatives=3, training=TrainingSettings(epochs=10, batch_size=64)
+    )
+    return Vaca(data.schema, settings).fit(data.frame("causal"))
 
 
 def additive_noise(data: Benchmark) -> AdditiveNoiseModel:
@@ -114,9 +123,9 @@ def solved(data: Benchmark, model: CausalModel, classifier: Classifier) -> Carma
     return Carma(model, classifier, cost=cost, settings=settings).fit(data.frame("recourse"))
 
 
-def as_published(data: Benchmark) -> Solver:
+def as_published(data: Benchmark, model: CausalModel) -> Solver:
     settings = PublishedSettings((4,), (4,), training=TINY)
-    solver = PublishedCarma(flow(data), network(data), settings=settings)
+    solver = PublishedCarma(model, network(data), settings=settings)
     return solver.fit(data.frame("recourse"))
 
 
@@ -127,7 +136,9 @@ SOLVERS: dict[str, Callable[[Benchmark], Solver]] = {
     "scm-network": lambda data: solved(data, data.scm, network(data)),
     "flow-sklearn": lambda data: solved(data, flow(data), converted(data)),
     "flow-torch": lambda data: solved(data, flow(data), module(data)),
-    "published": as_published,
+    "published": lambda data: as_published(data, flow(data)),
+    "vaca-network": lambda data: solved(data, vaca(data), network(data)),
+    "published-vaca": lambda data: as_published(data, vaca(data)),
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,26 @@ def test_an_additive_noise_model_has_settings_of_its_own() -> None:
     assert named == carma.FlowSettings()
 
 
+@pytest.mark.parametrize(
+    ("section", "kind", "settings"),
+    [
+        ("", carma.CausalFlow, carma.FlowSettings()),
+        ("kind = 'causal_flow'\nhidden = [3]", carma.CausalFlow, carma.FlowSettings(hidden=(3,))),
+        ("kind = 'vaca'\nn_each = 2", carma.Vaca, carma.VacaSettings(n_each=2)),
+    ],
+)
+def test_the_causal_model_asked_for_is_the_one_made(
+    section: str, kind: type[carma.CausalModel], settings: Any
+) -> None:
+    problem = Problem.from_toml(SCHEMA + "[causal_model]\n" + section)
+    assert problem.causal_model == settings
+    model: Any = problem.new_causal_model()
+    assert model.settings == settings
+    assert not model.is_fitted
+    assert type(model) is kind
+    assert problem.with_seed(5).causal_model.training.seed == 5
+
+
 def test_with_seed_reaches_every_part() -> None:
     problem = Problem.from_toml(SCHEMA).with_seed(7)
     parts = (problem.classifier, problem.causal_model, problem.solver)
@@ -111,9 +132,16 @@ def test_with_seed_reaches_every_part() -> None:
         ("[solver]\nmethod = 'magic'", "'method' must be carma or published; got 'magic'"),
         ("[solver]\ntraining = 3", "'training' must be a table"),
         ("[causal_model]\ntransform = 'cubic'", "'transform' must be affine or spline"),
-        ("[causal_model]\nkind = 'oracle'", "'kind' must be causal_flow or additive_noise; got"),
-        ("[causal_model]\nkind = ['x']", "'kind' must be causal_flow or additive_noise; got"),
+        (
+            "[causal_model]\nkind = 'oracle'",
+            "'kind' must be causal_flow or .* or vaca; got",
+        ),
+        (
+            "[causal_model]\nkind = ['x']",
+            "'kind' must be causal_flow or .* or vaca; got",
+        ),
         ("[causal_model]\nkind = 'additive_noise'\ntransform = 'affine'", "be one of hidden"),
+        ("[causal_model]\nkind = 'vaca'\nhidden = [8]", "'key' must be one of n_each"),
         ("[classifier]\nhidden = 8", "'hidden' must be a list"),
         ("[data]\nurl = 'x'", "'key' must be path"),
         ("[data]\npath = 3", "'path' must be text"),

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from carma.models.scm import StructuralCausalModel as StructuralCausalModel
     from carma.models.scm import additive as additive
     from carma.models.scm import linear as linear
+    from carma.models.vaca import Vaca as Vaca
+    from carma.models.vaca import VacaSettings as VacaSettings
     from carma.personal import Constraints as Constraints
     from carma.recourse.base import Solver as Solver
     from carma.recourse.carma import Carma as Carma
@@ -104,6 +106,8 @@ _HOMES = {
     "TotalLogShift": "carma.costs",
     "TrainingSettings": "carma.training",
     "Tuned": "carma.evaluation.trials",
+    "Vaca": "carma.models.vaca",
+    "VacaSettings": "carma.models.vaca",
     "additive": "carma.models.scm",
     "compare": "carma.evaluation.comparison",
     "draft_schema": "carma.draft",
@@ -159,6 +163,8 @@ __all__ = [
     "TotalLogShift",
     "TrainingSettings",
     "Tuned",
+    "Vaca",
+    "VacaSettings",
     "additive",
     "compare",
     "draft_schema",

@@ -19,6 +19,7 @@ from carma.errors import SettingsError
 from carma.models.anm import AdditiveNoiseModel, AdditiveNoiseSettings
 from carma.models.base import CausalModel
 from carma.models.flow import CausalFlow, FlowSettings
+from carma.models.vaca import Vaca, VacaSettings
 from carma.recourse.carma import Carma, CarmaSettings
 from carma.recourse.published import PublishedCarma, PublishedSettings
 from carma.schema import Schema, read_toml
@@ -27,20 +28,20 @@ from carma.training import TrainingSettings, split_rows
 
 __all__ = ["Problem"]
 
+CausalSettings = FlowSettings | AdditiveNoiseSettings | VacaSettings
 S = TypeVar(
     "S",
     ClassifierSettings,
-    FlowSettings | AdditiveNoiseSettings,
+    CausalSettings,
     CarmaSettings,
     PublishedSettings,
     TrainingSettings,
 )
 # Kinds of ``[causal_model]``: the model and its default settings.
-CAUSAL_MODELS: dict[
-    str, tuple[Callable[[Schema, Any], CausalModel], FlowSettings | AdditiveNoiseSettings]
-] = {
+CAUSAL_MODELS: dict[str, tuple[Callable[[Schema, Any], CausalModel], CausalSettings]] = {
     CausalFlow.kind: (CausalFlow, FlowSettings()),
     AdditiveNoiseModel.kind: (AdditiveNoiseModel, AdditiveNoiseSettings()),
+    Vaca.kind: (Vaca, VacaSettings()),
 }
 
 # Share of the rows that nothing is fitted on.
@@ -78,7 +79,7 @@ class Problem:
     schema: Schema
     data: Path | None = None
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
-    causal_model: FlowSettings | AdditiveNoiseSettings = field(default_factory=FlowSettings)
+    causal_model: CausalSettings = field(default_factory=FlowSettings)
     solver: CarmaSettings | PublishedSettings = field(default_factory=CarmaSettings)
 
     @classmethod
@@ -237,7 +238,7 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _causal_model_settings(given: Mapping[str, Any]) -> FlowSettings | AdditiveNoiseSettings:
+def _causal_model_settings(given: Mapping[str, Any]) -> CausalSettings:
     content = dict(given)
     kind = content.pop("kind", CausalFlow.kind)
     if kind not in tuple(CAUSAL_MODELS):

@@ -27,6 +27,8 @@ from carma import (
     Schema,
     StructuralCausalModel,
     TrainingSettings,
+    Vaca,
+    VacaSettings,
     additive,
 )
 from carma.benchmarks import NAMES, OWN_NAMES, random_scm, structural_model
@@ -174,6 +176,26 @@ def additive_noise_case(hidden: tuple[int, ...]) -> Case:
     return Case(model, scm.sample(N_ROWS, seed=2), 1e-9)
 
 
+VACA = VacaSettings(training=QUICK, draws=10, members=2, alternatives=5)
+
+
+def vaca_case() -> Case:
+    scm = own_scm()
+    model = Vaca(scm.schema, VACA).fit(scm.encoding.decode(scm.sample(400, seed=1)))
+    return Case(model, scm.sample(N_ROWS, seed=2), 1e-5)
+
+
+def discrete_vaca_case() -> Case:
+    """Every kind but nominal."""
+    schema = discrete_schema()
+    kept = [feature for feature in schema.features if feature.kind != "nominal"]
+    names = [feature.name for feature in kept]
+    edges = [edge for edge in schema.graph.edges if set(edge) <= set(names)]
+    schema = Schema(tuple(kept), CausalGraph.from_edges(edges, names))
+    model = Vaca(schema, VACA).fit(discrete_table(400, 1)[names])
+    return Case(model, model.encoding.encode(discrete_table(N_ROWS, 2)[names]), 2e-5)
+
+
 def scm_case(scm: StructuralCausalModel) -> Case:
     scm.fit(scm.encoding.decode(scm.sample(200)))
     return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9)
@@ -194,6 +216,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "edgeless-additive-noise": lambda: edgeless_case(
         AdditiveNoiseModel(edgeless_schema(), SMALL_ADDITIVE), 1e-9
     ),
+    "vaca": vaca_case,
+    "discrete-vaca": discrete_vaca_case,
     "own-scm": lambda: scm_case(own_scm()),
     "random-scm": lambda: scm_case(random_scm(8, 3)),
     "random-linear-scm": lambda: scm_case(random_scm(8, 3, nonlinear=False)),
@@ -204,7 +228,10 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 # Rounding to steps and levels has no derivative that differences could find.
 SMOOTH = [name for name in CASES if not name.startswith("discrete-")]
-LEARNED = [name for name in CASES if name.endswith(("-flow", "-noise"))]
+LEARNED = [name for name in CASES if name.endswith(("-flow", "-noise", "vaca"))]
+# Why these laws do not bind a model whose way back is another network than the way there.
+# tests/models/test_vaca.py bounds by how much a fitted one breaks them.
+NOT_EXACT = "a decoder undoes its encoder only nearly"
 
 
 @cache
@@ -217,6 +244,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     return fitted(request.param)
 
 
+@pytest.fixture(params=CASES)
+def exact(request: pytest.FixtureRequest) -> Case:
+    found = fitted(request.param)
+    if isinstance(found.model, Vaca):
+        pytest.skip(NOT_EXACT)
+    return found
+
+
 @pytest.fixture(params=LEARNED)
 def learned_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -226,8 +261,8 @@ def learned_name(request: pytest.FixtureRequest) -> str:
 def in_float64(case: Case) -> CausalModel:
     """The same model in double precision, the shared one left as it is."""
     model = case.model
-    if isinstance(model, CausalFlow):
-        return CausalFlow.from_state(model.schema, model.state()).to_float64()
+    if isinstance(model, CausalFlow | Vaca):
+        return type(model).from_state(model.schema, model.state()).to_float64()
     return model
 
 
@@ -254,18 +289,18 @@ def test_what_is_no_effect_does_not_move(case: Case) -> None:
             assert torch.equal(reached[row, where], case.x[row, where])
 
 
-def test_consistency_setting_ones_own_values_changes_nothing(case: Case) -> None:
-    do = Intervention(case.intervention(seed=2).mask, case.x)
-    reached = case.model.counterfactual(case.x, do)
-    torch.testing.assert_close(reached, case.x, atol=case.atol, rtol=case.atol)
+def test_consistency_setting_ones_own_values_changes_nothing(exact: Case) -> None:
+    do = Intervention(exact.intervention(seed=2).mask, exact.x)
+    reached = exact.model.counterfactual(exact.x, do)
+    torch.testing.assert_close(reached, exact.x, atol=exact.atol, rtol=exact.atol)
 
 
-def test_composition_setting_what_follows_anyway_changes_nothing(case: Case) -> None:
-    do = case.intervention(seed=3)
-    reached = case.model.counterfactual(case.x, do)
-    more = do.mask | case.intervention(seed=4).mask
-    again = case.model.counterfactual(case.x, Intervention(more, reached))
-    torch.testing.assert_close(again, reached, atol=case.atol, rtol=case.atol)
+def test_composition_setting_what_follows_anyway_changes_nothing(exact: Case) -> None:
+    do = exact.intervention(seed=3)
+    reached = exact.model.counterfactual(exact.x, do)
+    more = do.mask | exact.intervention(seed=4).mask
+    again = exact.model.counterfactual(exact.x, Intervention(more, reached))
+    torch.testing.assert_close(again, reached, atol=exact.atol, rtol=exact.atol)
 
 
 def test_discrete_features_take_values_that_exist(case: Case) -> None:
@@ -296,10 +331,10 @@ def test_alternatives_keep_the_laws(case: Case) -> None:
     assert torch.equal(nothing, case.x.expand_as(nothing))
 
 
-def test_an_alternative_gives_the_facts_back_for_ones_own_values(case: Case) -> None:
-    do = Intervention(case.intervention(seed=2).mask, case.x)
-    found = case.model.alternatives(case.x, do)
-    torch.testing.assert_close(found, case.x.expand_as(found), atol=case.atol, rtol=case.atol)
+def test_an_alternative_gives_the_facts_back_for_ones_own_values(exact: Case) -> None:
+    do = Intervention(exact.intervention(seed=2).mask, exact.x)
+    found = exact.model.alternatives(exact.x, do)
+    torch.testing.assert_close(found, exact.x.expand_as(found), atol=exact.atol, rtol=exact.atol)
 
 
 def test_alternatives_do_not_depend_on_the_batch(case: Case) -> None:
@@ -336,7 +371,14 @@ def test_alternatives_have_slopes_in_the_values_of_effects_only(learned_name: st
 def test_jacobian_of_abduction_has_the_zeros_of_the_graph(case: Case) -> None:
     model = in_float64(case)
     columns = range(model.encoding.n_columns)
-    slopes = torch.stack([slope(model.abduct, case.x, i) for i in columns], dim=1)
+    n_each = model.n_latents // len(columns)
+
+    def latents(x: Tensor) -> Tensor:
+        # Of a column with several, another weight for each, so that none hides another.
+        each = model.abduct(x).view(len(x), -1, n_each)
+        return each @ torch.arange(1, n_each + 1).to(each)
+
+    slopes = torch.stack([slope(latents, case.x, i) for i in columns], dim=1)
     found = (slopes != 0).any(dim=0)
     assert torch.equal(found, model.adjacency)
 
@@ -387,10 +429,13 @@ def slope(function: Callable[[Tensor], Tensor], at: Tensor, i: int) -> Tensor:
     return torch.zeros_like(at) if found is None else found
 
 
-def test_round_trip(case: Case) -> None:
-    for model, atol in ((case.model, max(case.atol, 1e-9)), (in_float64(case), 1e-8)):
-        back = model.predict(model.abduct(case.x))
-        torch.testing.assert_close(back, case.x, atol=atol, rtol=atol)
+def test_round_trip(exact: Case) -> None:
+    for model, atol in (
+        (exact.model, max(exact.atol, 1e-9)),
+        (in_float64(exact), 1e-8),
+    ):
+        back = model.predict(model.abduct(exact.x))
+        torch.testing.assert_close(back, exact.x, atol=atol, rtol=atol)
 
 
 def test_log_prob_is_one_finite_number_a_row(case: Case) -> None:
@@ -475,7 +520,7 @@ def test_shapes_are_checked(case: Case) -> None:
     model, x = case.model, case.x
     for bad in (x[:, 1:], x[0], x[None]):
         for method in (model.abduct, model.predict, model.log_prob):
-            with pytest.raises(TableError, match=r"have shape \(n, \d\)"):
+            with pytest.raises(TableError, match=r"have shape \(n, \d+\)"):
                 method(bad)
         with pytest.raises(TableError, match="have shape"):
             model.counterfactual(bad, Intervention.none(bad))
@@ -492,7 +537,7 @@ def test_shapes_are_checked(case: Case) -> None:
 
 def test_fit_comes_first(learned_name: str) -> None:
     case = fitted(learned_name)
-    model = type(case.model)(case.model.schema)
+    model: Any = type(case.model)(case.model.schema)
     assert not model.is_fitted
     none = Intervention.none(case.x)
     calls: dict[str, Callable[[], Any]] = {

@@ -12,7 +12,14 @@ from carma.recourse.networks import PolicyNetworks
 @pytest.fixture
 def networks() -> PolicyNetworks:
     torch.manual_seed(0)
-    return PolicyNetworks(5, 3, (8,), (8, 8))
+    return PolicyNetworks(5, torch.tensor([0, 1, 4]), (8,), (8, 8))
+
+
+@pytest.fixture
+def embedded() -> PolicyNetworks:
+    """Five columns of two latents each; the last three are actionable."""
+    torch.manual_seed(0)
+    return PolicyNetworks(10, torch.tensor([2, 3, 4]), (8,), (8, 8), n_each=2)
 
 
 def latents(n: int, seed: int = 1) -> Tensor:
@@ -95,3 +102,28 @@ def test_a_constant_latent_is_left_alone(networks: PolicyNetworks) -> None:
     networks.standardise_on(z)
     assert networks.scale[2] == 1.0
     assert torch.isfinite(networks.logits(z)).all()
+
+
+def test_all_latents_of_a_chosen_column_change_and_no_others(embedded: PolicyNetworks) -> None:
+    z = torch.randn(30, 10, generator=torch.Generator().manual_seed(1))
+    mask = (torch.rand(30, 3, generator=torch.Generator().manual_seed(5)) < 0.5).float()
+    change = embedded.change(z, mask).view(30, 3, 2)
+    assert not change[mask == 0].any()
+    assert change[mask == 1].all()
+
+
+def test_every_latent_and_every_choice_is_seen(embedded: PolicyNetworks) -> None:
+    z = torch.randn(40, 10, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    mask = torch.ones(40, 3, requires_grad=True)
+    # Others than the change itself, which the mask multiplies.
+    change = embedded.change(z, mask).view(40, 3, 2)[:, 0].sum()
+    seen, chosen = torch.autograd.grad(change, [z, mask])
+    assert seen.any(dim=0).all()
+    assert chosen.any(dim=0).all()
+
+
+def test_columns_share_the_embedding_and_the_way_back(embedded: PolicyNetworks) -> None:
+    shapes = {name: tuple(p.shape) for name, p in embedded.named_parameters()}
+    assert shapes["embedding.weight"] == (8, 3)
+    assert shapes["back.0.weight"] == (8, 8)
+    assert shapes["back.2.weight"] == (2, 8)

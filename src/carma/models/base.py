@@ -81,6 +81,14 @@ class CausalModel(ABC):
         return self.encoding.adjacency
 
     @property
+    def n_latents(self) -> int:
+        """Width of ``u``: a number for each column here; a model may have several.
+
+        Those of one column are next to each other, in the order of the columns.
+        """
+        return self.encoding.n_columns
+
+    @property
     def direct_effects(self) -> Tensor | None:
         """Slopes of the mechanisms, where every one is linear with additive noise, else ``None``.
 
@@ -96,7 +104,7 @@ class CausalModel(ABC):
             x: Shape ``(n, d)``, model space.
 
         Returns:
-            Exogenous ``u`` (latent ``z`` for learned models), shape ``(n, d)``.
+            Exogenous ``u`` (latent ``z`` for learned models), shape ``(n, n_latents)``.
         """
         self._check("abduct", x)
         return self._abduct(x)
@@ -105,12 +113,12 @@ class CausalModel(ABC):
         """Rebuild people from their exogenous values.
 
         Args:
-            u: Shape ``(n, d)``, as ``abduct`` returns it.
+            u: Shape ``(n, n_latents)``, as ``abduct`` returns it.
 
         Returns:
             Shape ``(n, d)``, model space.
         """
-        self._check("predict", u)
+        self._check("predict", u, self.n_latents)
         return self._predict(u, None, None)
 
     def counterfactual(
@@ -257,9 +265,10 @@ class CausalModel(ABC):
             rule = f"have shape {expected}"
             raise TableError.of(type(self).__name__, "intervention", rule, given)
 
-    def _check(self, method: str, x: Tensor) -> None:
+    def _check(self, method: str, x: Tensor, width: int | None = None) -> None:
         if not self.is_fitted:
             raise NotFittedError.of(type(self).__name__, method)
-        if x.ndim != 2 or x.shape[1] != self.encoding.n_columns:
-            rule = f"have shape (n, {self.encoding.n_columns})"
-            raise TableError.of(type(self).__name__, "x", rule, tuple(x.shape))
+        name, width = ("x", self.encoding.n_columns) if width is None else ("u", width)
+        if x.ndim != 2 or x.shape[1] != width:
+            rule = f"have shape (n, {width})"
+            raise TableError.of(type(self).__name__, name, rule, tuple(x.shape))

@@ -329,8 +329,7 @@ class Carma(Solver):
         """See ``Solver.restore``."""
         settings = CarmaSettings.from_dict(state.config["settings"])
         solver = cls(causal_model, classifier, cost=cost, settings=settings)
-        d = solver.encoding.n_columns
-        policy = solver._new_policy(torch.zeros(2, d, dtype=torch.float64))
+        policy = solver._new_policy(torch.zeros(2, causal_model.n_latents, dtype=torch.float64))
         policy.load_state_dict(state.tensors)
         solver._policy = policy.eval().requires_grad_(False)
         solver.history_ = History(**state.config["history"])

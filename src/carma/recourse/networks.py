@@ -11,17 +11,23 @@ __all__ = ["PolicyNetworks"]
 class PolicyNetworks(nn.Module):
     """Mask network on z and action network on (z, mask), both ReLU MLPs.
 
+    Where a column has several latents, the action network sees each column through an embedding:
+    one ReLU layer, the same for all columns, on the latents of the column and whether it is acted
+    on. Two layers, the same for all, map its answer for each actionable column back to changes of
+    latents.
+
     Args:
         n_latent: Width of z.
-        n_actionable: Number K of actionable columns.
+        columns: The K actionable columns, int64.
         mask_hidden: Widths of the mask network's hidden layers.
         action_hidden: Widths of the action network's hidden layers.
+        n_each: Latents of each column, next to each other in z.
 
     References:
-        Majumdar & Valera 2024, CARMA, sections 3.2 and 3.3.
+        Majumdar & Valera 2024, CARMA, sections 3.2 and 3.3; appendix E.3.3 for embeddings.
 
     Example:
-        >>> networks = PolicyNetworks(4, 3, (8,), (8,))
+        >>> networks = PolicyNetworks(4, torch.tensor([1, 2, 3]), (8,), (8,))
         >>> mask = networks.mask(torch.zeros(2, 4))
         >>> networks.change(torch.zeros(2, 4), mask).shape
         torch.Size([2, 3])
@@ -33,14 +39,22 @@ class PolicyNetworks(nn.Module):
     def __init__(
         self,
         n_latent: int,
-        n_actionable: int,
+        columns: Tensor,
         mask_hidden: tuple[int, ...],
         action_hidden: tuple[int, ...],
+        n_each: int = 1,
     ) -> None:
         super().__init__()
-        self.n_actionable = n_actionable
-        self.mask_network = mlp(n_latent, mask_hidden, 2 * n_actionable)
-        self.action_network = mlp(n_latent + n_actionable, action_hidden, n_actionable)
+        k = self.n_actionable = len(columns)
+        self.n_each, self._columns = n_each, columns
+        self.mask_network = mlp(n_latent, mask_hidden, 2 * k)
+        if n_each == 1:
+            self.action_network = mlp(n_latent + k, action_hidden, k)
+        else:
+            self.embedding = nn.Linear(n_each + 1, EMBEDDED)
+            n_seen = EMBEDDED * (n_latent // n_each)
+            self.action_network = mlp(n_seen, action_hidden, EMBEDDED * k)
+            self.back = mlp(EMBEDDED, (EMBEDDED,), n_each)
         self.register_buffer("centre", torch.zeros(n_latent))
         self.register_buffer("scale", torch.ones(n_latent))
 
@@ -82,12 +96,23 @@ class PolicyNetworks(nn.Module):
         return chosen.to(relaxed.dtype) - relaxed.detach() + relaxed
 
     def change(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Change of each actionable latent in units of its spread, ``(n, K)``."""
-        change: Tensor = self.action_network(torch.cat([self._scaled(z), mask], dim=1))
-        return change * mask
+        """Change of each actionable latent in units of its spread, ``(n, K * n_each)``."""
+        if self.n_each == 1:
+            change: Tensor = self.action_network(torch.cat([self._scaled(z), mask], dim=1))
+            return change * mask
+        each = self._scaled(z).view(len(z), -1, self.n_each)
+        acts = mask.new_zeros(each.shape[:2]).index_copy(1, self._columns, mask)
+        seen = torch.relu(self.embedding(torch.cat([each, acts[..., None]], dim=2)))
+        answer = self.action_network(seen.flatten(1)).view(len(z), self.n_actionable, EMBEDDED)
+        changes: Tensor = self.back(answer) * mask[..., None]
+        return changes.flatten(1)
 
     def _scaled(self, z: Tensor) -> Tensor:
         return (z.to(self.centre.dtype) - self.centre) / self.scale
+
+
+# Width in which the action network sees a column that has several latents.
+EMBEDDED = 8
 
 
 def _is_top(logits: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Policy(nn.Module):
         classifier: Decides; how far a person is from its threshold is part of what is seen.
         columns: The K actionable columns, int64.
         statistics: Of the causal model's training table: the scale of rows and changes.
-        u: Exogenous values of training people, shape ``(n, d)``: the scale of theirs.
+        u: Exogenous values of training people, shape ``(n, n_latents)``: the scale of theirs.
         mask_hidden: Hidden widths of the mask network, and of the margin network.
         action_hidden: Hidden widths of the action network.
     """
@@ -63,9 +63,9 @@ class Policy(nn.Module):
         action_hidden: tuple[int, ...],
     ) -> None:
         super().__init__()
-        d, k = u.shape[1], len(columns)
+        d, k = len(statistics.std), len(columns)
         self._columns, self._classifier = columns, classifier
-        n_inputs = 1 + 2 * d + 3 * k
+        n_inputs = 1 + d + u.shape[1] + 3 * k
         self.mask_network = smooth_mlp(n_inputs, mask_hidden, k)
         self.action_network = smooth_mlp(n_inputs + k, action_hidden, k)
         self.margin_network = smooth_mlp(n_inputs + k, mask_hidden, 1)

@@ -196,6 +196,11 @@ class PublishedCarma(Solver):
         super().__init__(causal_model, classifier, cost=cost)
         self.settings = settings or PublishedSettings()
         self._columns = self.encoding.actionable
+        # Latents of a column are next to each other.
+        self._n_each = causal_model.n_latents // self.encoding.n_columns
+        self._latents = (
+            self._columns[:, None] * self._n_each + torch.arange(self._n_each)
+        ).flatten()
 
     @property
     def is_fitted(self) -> bool:
@@ -276,8 +281,9 @@ class PublishedCarma(Solver):
 
     def _decode(self, networks: PolicyNetworks, z: Tensor, mask: Tensor) -> Tensor:
         """Rows that the changed latents stand for, ``(n, d)``."""
-        change = networks.change(z, mask) * networks.scale[self._columns]
-        return self.causal_model.predict(z + self._spread(change, z))
+        change = networks.change(z, mask) * networks.scale[self._latents]
+        wide = torch.zeros_like(z).index_copy(1, self._latents, change.to(z.dtype))
+        return self.causal_model.predict(z + wide)
 
     def _new_hinge(self, logit: Tensor) -> Hinge:
         threshold, settings = self.classifier.threshold, self.settings
@@ -302,10 +308,11 @@ class PublishedCarma(Solver):
 
     def _new_networks(self) -> PolicyNetworks:
         return PolicyNetworks(
-            self.encoding.n_columns,
-            len(self._columns),
+            self.causal_model.n_latents,
+            self._columns,
             self.settings.mask_hidden,
             self.settings.action_hidden,
+            self._n_each,
         )
 
     def state(self) -> State:

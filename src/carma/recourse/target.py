@@ -25,7 +25,7 @@ class People:
 
     Args:
         x: Factual rows, shape ``(n, d)``, model space.
-        u: Their exogenous values, shape ``(n, d)``.
+        u: Their exogenous values, shape ``(n, n_latents)``.
         limits: Their boxes.
         weights: Personal factors on the price of each change, shape ``(n, d)``; ``None`` is 1.
         aim: Log-odds past the target's own aim that each asks for, shape ``(n,)``; ``None`` is 0.

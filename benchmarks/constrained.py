@@ -25,7 +25,7 @@ from torch import Tensor
 import carma
 from carma.benchmarks import NAMES, load
 from carma.constraints import Limits, PlanLimits
-from carma.evaluation.comparison import Arena, standard_problem
+from carma.evaluation.arena import Arena, standard_problem
 from carma.state import seeded
 
 

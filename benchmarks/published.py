@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import time
 from dataclasses import replace
@@ -22,6 +21,7 @@ import torch
 
 import carma
 from carma.benchmarks import NAMES, load
+from carma.evaluation.fidelity import Fidelity
 from carma.problem import Problem
 
 
@@ -63,33 +63,19 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     fit_seconds = time.perf_counter() - start
     result = solver.recommend(data.frame("recourse", "test"))
     metrics = carma.evaluate(result, data.cost, true_model=data.scm, classifier=classifier)
-    held_out = data.encoded("causal", "test")
+    fidelity = Fidelity.of(flow, data.scm, data.encoded("causal", "test"))
     return {
         "dataset": name,
         "method": "carma-published",
         "seed": seed,
         **metrics.to_dict(),
-        "log_prob": float(flow.log_prob(held_out).mean()),
-        "log_prob_paper_convention": paper_log_prob(flow, held_out, data.encoded("causal")),
+        "log_prob": fidelity.log_prob,
+        "log_prob_paper_convention": fidelity.log_prob_normal_root,
         "flow_seconds": flow_seconds,
         "fit_seconds": fit_seconds,
         "versions": {p: version(p) for p in ("carma-recourse", "torch", "zuko")},
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
     }
-
-
-def paper_log_prob(flow: carma.CausalModel, x: torch.Tensor, train: torch.Tensor) -> float:
-    """Log-likelihood with the binary root as the paper has it: a normal density on 0 and 1."""
-    total = flow.log_prob(x)
-    for name in flow.schema.graph.roots:
-        if flow.schema[name].kind == "binary":
-            i = flow.encoding.column(name)
-            share = train[:, i].mean()
-            total = total - torch.where(x[:, i] == 1, share.log(), torch.log1p(-share))
-            spread = (share * (1 - share)).sqrt()
-            distance = (x[:, i] - share) / spread
-            total = total - distance.square() / 2 - spread.log() - math.log(2 * math.pi) / 2
-    return float(total.mean())
 
 
 if __name__ == "__main__":

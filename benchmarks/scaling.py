@@ -28,7 +28,7 @@ from torch import Tensor
 
 import carma
 from carma.benchmarks import random_benchmark
-from carma.report.plots import save_figure
+from carma.report.style import save_figure
 
 SIZES = {3: 5, 5: 8, 8: 12, 10: 14, 12: 17, 16: 22, 20: 27, 25: 33, 30: 40}
 GRID_BINS = 5

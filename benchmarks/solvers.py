@@ -25,7 +25,7 @@ import torch
 
 import carma
 from carma.benchmarks import NAMES, load
-from carma.evaluation.comparison import Arena, standard_problem
+from carma.evaluation.arena import Arena, standard_problem
 
 MANY_STARTS = 20
 MEMORY_PEOPLE = (500, 2_500, 50_000)

@@ -32,7 +32,8 @@ from carma.classifiers.network import Input, NetworkClassifier
 from carma.costs import Cost
 from carma.errors import SettingsError, TableError, TrainingError
 from carma.evaluation import comparison
-from carma.evaluation.comparison import METHODS, Arena, Method, standard_problem
+from carma.evaluation.arena import Arena, standard_problem
+from carma.evaluation.methods import METHODS, Method
 from carma.evaluation.records import FIELDS, Key
 from carma.models.base import CausalModel
 from carma.models.flow import CausalFlow

@@ -13,7 +13,8 @@ import torch
 from carma.benchmarks import NAMES
 from carma.cli.jobs import Report
 from carma.errors import SettingsError
-from carma.evaluation.comparison import METHODS, compare
+from carma.evaluation.comparison import compare
+from carma.evaluation.methods import METHODS
 from carma.evaluation.records import Key, RecordFile
 from carma.report.text import comparison_table
 
@@ -35,7 +36,7 @@ def run(
     """Measure what the file lacks; the table covers all that it holds of the same kind."""
     sets = _words(datasets) if datasets else list(NAMES)
     names = _words(methods) if methods else list(METHODS)
-    file = None if out is None else RecordFile(out)
+    file = None if out is None else RecordFile(out, Key)
     records = [] if file is None else file.records
     n_before = len(records)
     with _threads(threads):

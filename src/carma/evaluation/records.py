@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from carma.errors import FileError
 from carma.files import check_writable, write_whole
@@ -93,7 +93,18 @@ NAMES = ("dataset", "method", "seed", "people", "margin_asked", "rows")
 KINDS: tuple[Any, ...] = (str, str, int, int, int | float | None, int | None)
 
 
-class RecordFile:
+class Identity(Protocol):
+    """What a record measures, rebuilt from the record."""
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """See ``Key.of``."""
+
+
+K = TypeVar("K", bound=Identity)
+
+
+class RecordFile(Generic[K]):
     """A JSON Lines file of records: read when opened, then appended to, one whole line a record.
 
     A last line that a killed run left unfinished is left out of ``records``, and the file is
@@ -101,6 +112,8 @@ class RecordFile:
 
     Args:
         path: The file; it need not exist.
+        key: What tells records apart: its ``of`` takes a record, and refuses one of another kind
+            with ``KeyError`` or ``TypeError``. Records start with ``dataset``.
 
     Attributes:
         records: All finished records, those appended included.
@@ -113,13 +126,13 @@ class RecordFile:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "records.jsonl"
-        ...     RecordFile(path).append(Key("loan", "carma", 0, 500, None, None).asked)
-        ...     len(RecordFile(path).records)
+        ...     RecordFile(path, Key).append(Key("loan", "carma", 0, 500, None, None).asked)
+        ...     len(RecordFile(path, Key).records)
         1
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, key: type[K]) -> None:
+        self.path, self._key = Path(path), key
         check_writable(self.path)
         self.records: list[dict[str, Any]] = []
         self.was_cut_short = False
@@ -128,9 +141,9 @@ class RecordFile:
             self._read()
 
     @property
-    def keys(self) -> set[Key]:
+    def keys(self) -> set[K]:
         """What is finished."""
-        return {Key.of(record) for record in self.records}
+        return {self._key.of(record) for record in self.records}
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record; once this returns, it is on the disk.
@@ -166,13 +179,13 @@ class RecordFile:
                 continue
             try:
                 record = json.loads(line)
-                Key.of(record)
+                self._key.of(record)
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) and _is_cut_short(line):
                     self.was_cut_short = True
                     self._repaired = content[: -len(line)]
                     return
-                rule = f"hold records of a comparison only, one a line; line {number} is none"
+                rule = f"hold records of this kind only, one a line; line {number} is none"
                 raise self._refused(rule) from error
             self.records.append(record)
         if content and not content.endswith(b"\n"):

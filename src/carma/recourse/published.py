@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -119,6 +119,25 @@ class PublishedSettings:
             kl_weight=1.0,
             hinge_temperature=1.0,
             rate=1.0,
+            training=training,
+        )
+
+    @classmethod
+    def table_6(cls) -> PublishedSettings:
+        """Settings of the paper's Table 6: Loan, on VACA.
+
+        Example:
+            >>> PublishedSettings.table_6().action_hidden
+            (64, 64, 64, 64)
+        """
+        plain = cls.table_5("loan")
+        training = replace(plain.training, learning_rate=5e-4)
+        return replace(
+            plain,
+            mask_hidden=(64, 64, 64),
+            action_hidden=(64, 64, 64, 64),
+            margin=0.003,
+            temperature=0.4,
             training=training,
         )
 

@@ -199,7 +199,7 @@ def test_a_problem_without_data_asks_for_it(
 def test_without_matplotlib_a_plot_is_refused_first(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "carma.report.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "carma.report.front", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(*asked(folder, "--plot", folder / "front.png")) == 2
     assert "carma-recourse[plots]" in "".join(capsys.readouterr().err.split())

@@ -19,7 +19,9 @@ from carma.problem import Problem
 from carma.recourse.plans import Plans
 from carma.recourse.result import RecourseResult
 from carma.recourse.status import Status
-from carma.report.plots import plot_changes, plot_front, save_figure
+from carma.report.changes import plot_changes
+from carma.report.front import plot_front
+from carma.report.style import save_figure
 from carma.report.text import counts_table, metrics_table, tuning_table
 
 

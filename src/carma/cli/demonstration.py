@@ -17,7 +17,8 @@ from carma.models.scm import StructuralCausalModel
 from carma.problem import Problem
 from carma.recourse.base import Solver
 from carma.recourse.result import RecourseResult
-from carma.report.plots import plot_changes, save_figure
+from carma.report.changes import plot_changes
+from carma.report.style import save_figure
 from carma.report.text import counts_table, metrics_table
 
 __all__ = ["run"]

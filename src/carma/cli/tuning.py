@@ -52,7 +52,8 @@ def run(
     note = f"# Written by carma tune: trial {best.number}, {reached} on validation people.\n"
     write_whole(out, (note + tuned.best_problem.to_toml(out)).encode("utf-8"))
     if plot is not None:
-        from carma.report.plots import plot_front, save_figure
+        from carma.report.front import plot_front
+        from carma.report.style import save_figure
 
         save_figure(plot_front(tuned, title=f"{path.stem}: trials of carma tune"), plot)
     content = {
@@ -99,7 +100,7 @@ def _check(outputs: dict[str, Path], inputs: set[Path]) -> None:
     if plot.suffix.lower() not in PICTURES:
         raise FileError.of("carma tune", "--plot", f"end in {', '.join(PICTURES)}", str(plot))
     try:
-        import carma.report.plots  # noqa: F401
+        import carma.report.front  # noqa: F401
     except ModuleNotFoundError as error:
         rule = "be drawn with the extra 'plots': pip install 'carma-recourse[plots]'"
         raise InputError.of("carma tune", "--plot", rule, str(plot)) from error

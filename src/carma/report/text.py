@@ -7,13 +7,20 @@ from collections.abc import Iterable, Mapping
 from statistics import mean, stdev
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 
 from carma.evaluation.metrics import Metrics
 from carma.evaluation.trials import Trial, Tuned
 from carma.recourse.status import Status
 
-__all__ = ["comparison_table", "counts_table", "metrics_table", "tuning_table"]
+__all__ = [
+    "comparison_table",
+    "counts_table",
+    "markdown_table",
+    "metrics_table",
+    "tuning_table",
+]
 
 ROWS = (
     ("n_people", "rejected people", "{:,}"),
@@ -142,3 +149,18 @@ def _mean_and_spread(values: Iterable[float | None], pattern: str) -> str:
         return "-"
     centre = pattern.format(mean(known))
     return centre if len(known) < 2 else f"{centre} ± {pattern.format(stdev(known))}"
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table in Markdown, cells as they print.
+
+    Example:
+        >>> print(markdown_table(pd.DataFrame({"set": ["loan"], "cost": [2.5]})))
+        | set | cost |
+        |---|---|
+        | loan | 2.5 |
+    """
+    rows = [list(table.columns), *table.itertuples(index=False)]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    head, *body = ("| " + " | ".join(row) + " |" for row in cells)
+    return "\n".join([head, "|" + "---|" * len(table.columns), *body])

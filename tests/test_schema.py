@@ -247,3 +247,16 @@ def test_features_by_name() -> None:
 )
 def test_values_in_words(feature: Feature, value: Any, said: str) -> None:
     assert feature.say(value) == said
+
+
+@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
+def test_what_changes_is_told_apart_and_rightly(before: float, after: float) -> None:
+    first, second = Feature("income").say_change(before, after)
+    told = [float(text.replace(",", "")) for text in (first, second)]
+    if abs(before - after) > 1e-6:
+        assert (told[0] < told[1]) == (before < after)
+        assert told[0] != told[1]
+    if before == after:
+        assert first == second == Feature("income").say(before)
+    for value, number in zip((before, after), told, strict=True):
+        assert number == pytest.approx(value, rel=1e-3, abs=0.51 if abs(value) >= 1000 else 6e-3)

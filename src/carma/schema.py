@@ -121,15 +121,37 @@ class Feature:
             >>> Feature("income", unit="EUR").say(1234.5678)
             '1,235 EUR'
         """
-        if _is_number(value) and not self.has_levels:
-            number = float(value)
-            digits = 0 if abs(number) >= 1000 or number == int(number) else 2
-            text = f"{number:,.{digits}f}"
-            if digits and abs(number) < 0.1:
-                text = f"{number:.3g}"
-        else:
-            text = str(value)
-        return f"{text} {self.unit}".rstrip()
+        return f"{self._rounded(value, 0)} {self.unit}".rstrip()
+
+    def say_change(self, before: Any, after: Any) -> tuple[str, str]:
+        """Write two values with as many digits as it takes to tell them apart.
+
+        Args:
+            before: Original units.
+            after: Original units.
+
+        Example:
+            >>> Feature("income", unit="EUR").say_change(1234.1, 1234.3)
+            ('1,234.1 EUR', '1,234.3 EUR')
+        """
+        texts = self._rounded(before, 0), self._rounded(after, 0)
+        if _is_number(before) and _is_number(after) and not self.has_levels and before != after:
+            for digits in range(1, MOST_DIGITS):
+                first, second = (float(text.replace(",", "")) for text in texts)
+                if first != second:
+                    break
+                texts = self._rounded(before, digits), self._rounded(after, digits)
+        first_text, second_text = (f"{text} {self.unit}".rstrip() for text in texts)
+        return first_text, second_text
+
+    def _rounded(self, value: Any, more_digits: int) -> str:
+        if not _is_number(value) or self.has_levels:
+            return str(value)
+        number = float(value)
+        if abs(number) < SMALL and number != 0:
+            return f"{number:.{3 + more_digits}g}"
+        digits = 0 if abs(number) >= 1000 or number == int(number) else 2
+        return f"{number:,.{digits + more_digits}f}"
 
     def _check_choice(self, argument: str, choices: Sequence[str]) -> None:
         value = getattr(self, argument)
@@ -367,6 +389,8 @@ class Schema:
 
 
 JOB_SECTIONS = {"data", "classifier", "causal_model", "solver"}
+# Numbers below this are told by their leading digits; others by decimals, this many more at most.
+SMALL, MOST_DIGITS = 0.1, 9
 
 
 def read_toml(source: str | Path) -> dict[str, Any]:

@@ -143,6 +143,7 @@ class Carma(Solver):
     """
 
     kind: ClassVar[str] = "carma"
+    at_once: ClassVar[int] = 8192
     found: ClassVar[Status] = Status.REFINED
     history_: History
     rehearsal_: History

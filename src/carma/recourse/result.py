@@ -300,9 +300,9 @@ class RecourseResult:
 
     def _sentence(self, name: str, change: Change, *, is_action: bool) -> str:
         feature = self.encoding.schema[name]
-        before, after = feature.say(change.before), feature.say(change.after)
         if change.before == change.after:
-            return f"  - keep {name} at {after}"
+            return f"  - keep {name} at {feature.say(change.after)}"
+        before, after = feature.say_change(change.before, change.after)
         if feature.kind in ("continuous", "integer"):
             rises = change.after > change.before
             verb = ("raise" if rises else "lower") if is_action else ("rises" if rises else "falls")

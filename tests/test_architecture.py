@@ -28,12 +28,17 @@ LAYERS = [
     {"benchmarks", "recourse"},
     {"evaluation", "bundle", "problem"},
     {"report"},
+    {"reproduction"},
     {"cli"},
 ]
 STRANGERS = [{"models"}, {"classifiers"}, {"costs"}, {"constraints"}]
 OPTIONAL = {
     "sklearn": {"carma.classifiers.sklearn"},
-    "matplotlib": {"carma.report.plots"},
+    "matplotlib": {
+        f"carma.report.{name}"
+        for name in ("bands", "bars", "changes", "front", "graphs", "histograms", "style")
+    },
+    "jinja2": {"carma.reproduction.page"},
     "optuna": {"carma.evaluation.study"},
     "pydot": {"carma.graph"},
     "polars": set[str](),

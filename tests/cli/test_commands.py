@@ -401,7 +401,7 @@ def test_benchmark_can_be_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (("--rows", 5), "'rows' must be"),
         (("--margin", 0.5), "'margin' must be"),
         (("--json", "no-such-folder/records.jsonl"), "folder that exists"),
-        (("--json", __file__), "hold records of a comparison only"),
+        (("--json", __file__), "hold records of this kind only"),
         (("loan",), "unexpected"),
     ],
 )

@@ -247,6 +247,39 @@ def benchmark(
     _show(report, as_json=False, quiet=quiet, width=None if sys.stdout.isatty() else 300)
 
 
+@app.command()
+def reproduce(
+    exhibits: Annotated[
+        list[str] | None,
+        typer.Argument(help="table1 to table7, figure1 to figure10, or all (the default)."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("reproduced"),
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... so many.")] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer rows and people: to see that all works.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(help="At once; without it, one for each core.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the paper's tables and figures anew, beside the published numbers."""
+    from carma.cli import reproduction
+
+    is_silent = quiet or as_json
+    report = reproduction.run(
+        exhibits or [],
+        out,
+        n_seeds=seeds,
+        quick=quick,
+        processes=processes,
+        progress=_progress(is_silent),
+        announce=(lambda _: None) if is_silent else _say,
+    )
+    _show(report, as_json=as_json, quiet=quiet, width=None if sys.stdout.isatty() else 300)
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the job failed, 2 bad usage or input."""
     try:

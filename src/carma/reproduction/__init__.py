@@ -1,0 +1,1 @@
+"""The paper's tables and figures, run anew and put beside the published numbers."""

@@ -49,7 +49,7 @@ def plot_bars(
             bars = axis.bar(at, means, 0.9 * width, color=colours[one], linewidth=0)
             if any(spreads):
                 axis.errorbar(at, means, spreads, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-            if len(shown) * len(labels) <= 12:
+            if len(shown) * len(labels) <= NUMBERED:
                 texts = [_short(mean) for mean in means]
                 heights = [sum(pair) for pair in zip(means, spreads, strict=True)]
                 for bar, text, height in zip(bars, texts, heights, strict=True):
@@ -59,6 +59,10 @@ def plot_bars(
         axis.set_ylim(0, 1.12 * top or 1)
     legend(grid.figure, {one: c for one, c in colours.items() if _is_shown(one, panels)})
     return grid.figure
+
+
+# Bars of a panel up to which there is room for numbers.
+NUMBERED = 9
 
 
 def _is_shown(series: str, panels: Mapping[str, Mapping[str, object]]) -> bool:

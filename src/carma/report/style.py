@@ -20,6 +20,8 @@ __all__ = ["INK", "PALETTE", "Figure", "Panels", "legend", "save_figure"]
 # is too pale on white.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#555555")
 INK = "#333333"
+# Inches that a legend's patch and each letter beside it take.
+PATCH, LETTER = 0.75, 0.085
 
 
 class Panels:
@@ -73,11 +75,12 @@ def legend(figure: Figure, colours: Mapping[str, str] | Iterable[tuple[str, str]
     """One legend below all panels: name to colour."""
     entries = dict(colours)
     handles = [Patch(color=colour) for colour in entries.values()]
+    widest = PATCH + LETTER * max(map(len, entries), default=0)
     figure.legend(
         handles,
         list(entries),
         loc="outside lower center",
-        ncols=min(4, len(handles)),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / widest))),
         frameon=False,
         fontsize=10,
         labelcolor=INK,

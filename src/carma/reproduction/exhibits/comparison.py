@@ -27,6 +27,7 @@ METHODS = (
 PAPER = {"grid-true": "oracle", "dice-vae-published": "dice_vae", "carma-published": "carma"}
 COLUMNS = {
     "cost_x100": "cost",
+    "cost_x100_rejected": "cost",
     "coverage": "coverage",
     "actions": "actions",
     "probability": "probability",
@@ -35,6 +36,7 @@ COLUMNS = {
 }
 HEADINGS = {
     "cost_x100": "cost x 100",
+    "cost_x100_rejected": "the same, by the range of rejected rows",
     "coverage": "coverage (%)",
     "actions": "actions",
     "probability": "probability",
@@ -64,7 +66,11 @@ def method_rows(
         row = {"set": dataset, "method": LABELS[method]}
         for field, entry in COLUMNS.items():
             text = _measure(results, field, dataset, method, variant)
+            # The paper's oracle is priced by the range of rejected rows, the others by that of all.
+            scale = "cost_x100_rejected" if method == "grid-true" else "cost_x100"
             theirs = paper.get(PAPER.get(method, ""), {}).get(entry)
+            if entry == "cost" and field != scale:
+                theirs = None
             row[HEADINGS[field]] = text if theirs is None else f"{text} [{_published(theirs)}]"
         row["cost over the optimum"] = _measure(results, "cost_ratio", dataset, method, variant)
         row["many people (µs each)"] = _measure(results, "us_batched", dataset, method, variant)
@@ -115,6 +121,9 @@ def _claims(results: Results) -> list[Claim]:
     paper_dice = [paper[n]["dice_vae"]["cost"][0] / paper[n]["carma"]["cost"][0] for n in NAMES]
     near = [
         mean("cost_x100", n, "dice-vae-published") / paper[n]["dice_vae"]["cost"][0] for n in NAMES
+    ]
+    oracle = [
+        mean("cost_x100_rejected", n, "grid-true") / paper[n]["oracle"]["cost"] for n in NAMES
     ]
     ours = ratios("cost_x100", "carma", "cost_x100", "exact-true")
     validity, coverage = (
@@ -178,11 +187,18 @@ def _claims(results: Results) -> list[Claim]:
             "without causal knowledge is the fairer comparison; see the README.",
         ),
         Claim(
+            "The oracle's printed costs can be had, by the range of rejected rows",
+            ", ".join(f"{paper[n]['oracle']['cost']:g}" for n in NAMES),
+            f"{_near(oracle)} of 7 sets within 15 %; {_range(oracle)} times the printed cost",
+            _near(oracle) >= 5,
+            "The classifiers are fitted anew: how steep they are, and where they turn people "
+            "down, moves the least cost.",
+        ),
+        Claim(
             "DiCE-VAE's printed costs can be had with the printed settings",
             ", ".join(f"{paper[n]['dice_vae']['cost'][0]:g}" for n in NAMES),
-            f"{sum(abs(r - 1) <= 0.15 for r in near)} of 7 sets within 15 %; "
-            f"{_range(near)} times the printed cost",
-            sum(abs(r - 1) <= 0.15 for r in near) >= 5,
+            f"{_near(near)} of 7 sets within 15 %; {_range(near)} times the printed cost",
+            _near(near) >= 5,
             "The paper does not tell the weights of hinge and divergence; ours are 100 and 1.",
         ),
         Claim(
@@ -211,6 +227,10 @@ def _claims(results: Results) -> list[Claim]:
             "With the few rows of a quick run the margin is larger, and with it the cost.",
         ),
     ]
+
+
+def _near(ratios: list[float]) -> int:
+    return sum(abs(ratio - 1) <= 0.15 for ratio in ratios)
 
 
 def _range(values: list[float], pattern: str = ".2f") -> str:

@@ -92,7 +92,8 @@ def reproduce(
             raise InputError.of("carma reproduce", package, rule, None)
     exhibits = chosen_exhibits(names)
     check_at_least("carma reproduce", "seeds", n_seeds, 1)
-    processes = processes or os.cpu_count() or 1
+    processes = (os.cpu_count() or 1) if processes is None else processes
+    processes = (os.cpu_count() or 1) if processes is None else processes
     check_at_least("carma reproduce", "processes", processes, 1)
     folder, scale = Path(out), "quick" if quick else "full"
     try:

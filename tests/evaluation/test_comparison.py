@@ -31,6 +31,7 @@ from carma.benchmarks import NAMES, OWN_NAMES, Benchmark, load
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.costs import Cost
 from carma.errors import SettingsError, TableError, TrainingError
+from carma.evaluation import arena as home_of_arenas
 from carma.evaluation import comparison
 from carma.evaluation.arena import Arena, standard_problem
 from carma.evaluation.methods import METHODS, Method
@@ -115,7 +116,7 @@ def watched() -> Iterator[tuple[list[dict[str, Any]], list[tuple[Arena, Solver]]
         return replace(method, make=make)
 
     with pytest.MonkeyPatch.context() as patch:
-        for home, name in ((comparison, "fit_classifier"), (Problem, "new_causal_model")):
+        for home, name in ((home_of_arenas, "fit_classifier"), (Problem, "new_causal_model")):
             original = getattr(home, name)
 
             def counted(*a: Any, _name: str = name, _original: Any = original, **o: Any) -> Any:
@@ -311,8 +312,8 @@ def forbid_work(patch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> NoReturn:
         raise AssertionError("work before the checks")
 
-    for name in ("load", "fit_classifier"):
-        patch.setattr(comparison, name, fail)
+    patch.setattr(comparison, "load", fail)
+    patch.setattr(home_of_arenas, "fit_classifier", fail)
     patch.setattr(CausalFlow, "fit", fail)
     patch.setattr(Solver, "fit", fail)
 
@@ -359,7 +360,7 @@ def test_nobody_to_help_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         weights, bias = torch.full((1, 4), 1e-6), torch.tensor([9.0])
         return NetworkClassifier(schema, inputs, [weights], [bias])
 
-    monkeypatch.setattr(comparison, "fit_classifier", generous)
+    monkeypatch.setattr(home_of_arenas, "fit_classifier", generous)
     with pytest.raises(TableError, match=r"chain-lin, exact-true, seed 0: .*somebody below"):
         records("exact-true")
 

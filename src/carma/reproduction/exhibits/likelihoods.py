@@ -55,7 +55,9 @@ def _claims_2(results: Results) -> list[Claim]:
             ", ".join(f"{paper[n]:g}" for n in NAMES),
             f"between {min(off):+.2f} and {max(off):+.2f} of the paper's",
             min(off) >= -CLOSE,
-            "With few rows the flow fits less well.",
+            "Held-out rows alone move the mean of one seed by 0.04, and a mechanism stays simple "
+            "where a network is not clearly better, which makes counterfactuals more exact, not "
+            "densities. With the rows of a quick run everything fits less well.",
         )
     ]
 

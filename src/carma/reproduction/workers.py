@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import defaultdict
 from collections.abc import Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from threading import Thread
 from typing import Any
 
 from carma.reproduction.measurement import measured
@@ -37,7 +39,7 @@ def records_of(runs: Iterable[Run], processes: int) -> Generator[dict[str, Any]]
         return
     # Children that are copies of this process would share its locks.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_serve)
     try:
         pending = [pool.submit(_group, group) for group in groups.values()]
         for done in as_completed(pending):
@@ -52,6 +54,15 @@ def _group(runs: list[Run]) -> list[dict[str, Any]]:
     return list(measured(runs))
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C goes to all processes of a terminal; the parent decides."""
+def _serve() -> None:
+    # Ctrl-C goes to all processes of a terminal; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can end nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101
+    parent.join()
+    os._exit(1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from carma.errors import NotFittedError, SchemaError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
-from carma.models.bootstrap import bootstrap_counts
+from carma.models.bootstrap import bootstrap_counts, check_alternatives
 from carma.models.graph_networks import GraphNetworks
 from carma.models.likelihood import Likelihood
 from carma.schema import Schema
@@ -76,17 +76,13 @@ class VacaSettings:
             ("width", 1),
             ("draws", 1),
             ("members", 0),
-            ("alternatives", 0),
         ):
             check_at_least("VacaSettings", name, getattr(self, name), least)
+        check_alternatives("VacaSettings", self.alternatives)
         rules = {
             "independence": (0 <= self.independence < math.inf, "be at least 0"),
             "spread": (0 < self.spread <= 1, "be above 0 and at most 1"),
             "cuts": (0 <= self.cuts < 1, "be at least 0 and below 1"),
-            "alternatives": (
-                self.alternatives != 1,
-                "be 0 or at least 2: one alone has no spread",
-            ),
             "members": (self.members <= self.alternatives, "be at most 'alternatives'"),
         }
         SettingsError.require(self, rules)

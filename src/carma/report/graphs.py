@@ -75,8 +75,7 @@ def plot_graphs(schemas: Mapping[str, Schema], *, title: str = "", most: int = 3
 
 def _places(schema: Schema) -> dict[str, tuple[float, float]]:
     """On a circle, causes first, clockwise from the left: no arrow then hides behind a feature."""
-    graph = nx.DiGraph(schema.graph.edges)
-    graph.add_nodes_from(schema.names)
+    graph = schema.graph.to_networkx()
     order = list(nx.lexicographical_topological_sort(graph, key=schema.names.index))
     turns = [math.pi * (1 - 2 * (i + 0.5) / len(order)) for i in range(len(order))]
     return {name: (math.cos(t), math.sin(t)) for name, t in zip(order, turns, strict=True)}

@@ -34,6 +34,8 @@ LAYERS = [
 STRANGERS = [{"models"}, {"classifiers"}, {"costs"}, {"constraints"}]
 OPTIONAL = {
     "sklearn": {"carma.classifiers.sklearn"},
+    "onnxruntime": {"carma.classifiers.onnx"},
+    "skops": {"carma.classifiers.skops"},
     "matplotlib": {
         f"carma.report.{name}"
         for name in ("bands", "bars", "changes", "front", "graphs", "histograms", "style")

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from carma.bundle import load_bundle as load_bundle
     from carma.bundle import save as save
     from carma.classifiers.base import Classifier as Classifier
+    from carma.classifiers.black_box import BlackBoxClassifier as BlackBoxClassifier
+    from carma.classifiers.estimator import from_estimator as from_estimator
     from carma.classifiers.neural import ClassifierSettings as ClassifierSettings
     from carma.classifiers.neural import fit_classifier as fit_classifier
+    from carma.classifiers.onnx import from_onnx as from_onnx
     from carma.classifiers.sklearn import from_sklearn as from_sklearn
+    from carma.classifiers.skops import from_skops as from_skops
     from carma.classifiers.torch_module import TorchClassifier as TorchClassifier
     from carma.costs import AbsoluteCost as AbsoluteCost
     from carma.costs import Cost as Cost
@@ -68,6 +72,7 @@ _HOMES = {
     "AbsoluteCost": "carma.costs",
     "AdditiveNoiseModel": "carma.models.anm",
     "AdditiveNoiseSettings": "carma.models.anm",
+    "BlackBoxClassifier": "carma.classifiers.black_box",
     "Bundle": "carma.bundle",
     "Carma": "carma.recourse.carma",
     "CarmaError": "carma.errors",
@@ -113,7 +118,10 @@ _HOMES = {
     "draft_schema": "carma.draft",
     "evaluate": "carma.evaluation.metrics",
     "fit_classifier": "carma.classifiers.neural",
+    "from_estimator": "carma.classifiers.estimator",
+    "from_onnx": "carma.classifiers.onnx",
     "from_sklearn": "carma.classifiers.sklearn",
+    "from_skops": "carma.classifiers.skops",
     "linear": "carma.models.scm",
     "load": "carma.bundle",
     "load_bundle": "carma.bundle",
@@ -125,6 +133,7 @@ __all__ = [
     "AbsoluteCost",
     "AdditiveNoiseModel",
     "AdditiveNoiseSettings",
+    "BlackBoxClassifier",
     "Bundle",
     "Carma",
     "CarmaError",
@@ -170,7 +179,10 @@ __all__ = [
     "draft_schema",
     "evaluate",
     "fit_classifier",
+    "from_estimator",
+    "from_onnx",
     "from_sklearn",
+    "from_skops",
     "linear",
     "load",
     "load_bundle",

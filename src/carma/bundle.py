@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from carma.benchmarks.sets import structural_model
 from carma.classifiers.base import Classifier
+from carma.classifiers.black_box import BlackBoxClassifier
 from carma.classifiers.network import NetworkClassifier
 from carma.classifiers.torch_module import TorchClassifier
 from carma.costs import cost_from_state
@@ -129,6 +130,7 @@ def load(
     *,
     module: nn.Module | None = None,
     causal_model: type[CausalModel] | None = None,
+    classifier: Classifier | None = None,
 ) -> Solver:
     """Load a solver that answers exactly as the saved one did.
 
@@ -137,15 +139,17 @@ def load(
         module: Architecture of the classifier, only where it is the caller's own
             ``torch.nn.Module``; its weights are replaced by the stored ones.
         causal_model: Class of the causal model, only where it is the caller's own.
+        classifier: Only where it is a ``BlackBoxClassifier``, of which no code is stored: the
+            one that was saved, which is known again by its answers on a few rows.
 
     Returns:
         The fitted solver.
 
     Raises:
         BundleError: The file is missing, truncated, altered or of another format, or a part of
-            the caller's own is not handed in.
+            the caller's own is not handed in, or is another one than was saved.
     """
-    return load_bundle(path, module=module, causal_model=causal_model).solver
+    return load_bundle(path, module=module, causal_model=causal_model, classifier=classifier).solver
 
 
 def load_bundle(
@@ -153,6 +157,7 @@ def load_bundle(
     *,
     module: nn.Module | None = None,
     causal_model: type[CausalModel] | None = None,
+    classifier: Classifier | None = None,
 ) -> Bundle:
     """Load a bundle with its metrics and manifest; see ``load``."""
     manifest, tensors = _read(path)
@@ -165,9 +170,9 @@ def load_bundle(
         kinds = {name: manifest["parts"][name]["kind"] for name in PARTS}
         model = _causal_model(kinds["causal_model"], schema, states["causal_model"], causal_model)
         model.statistics_ = Statistics(**statistics.tensors)
-        classifier = _classifier(kinds["classifier"], schema, states["classifier"], module)
+        decides = _classifier(kinds["classifier"], schema, states["classifier"], module, classifier)
         cost = cost_from_state(Encoding(schema), states["cost"])
-        solver = SOLVERS[kinds["solver"]].restore(model, classifier, cost, states["solver"])
+        solver = SOLVERS[kinds["solver"]].restore(model, decides, cost, states["solver"])
         metrics = manifest["metrics"]
     except CarmaError:
         raise
@@ -221,7 +226,11 @@ def _causal_model(
     return CAUSAL_MODELS[kind].from_state(schema, state)
 
 
-def _classifier(kind: str, schema: Schema, state: State, module: nn.Module | None) -> Classifier:
+def _classifier(
+    kind: str, schema: Schema, state: State, module: nn.Module | None, own: Classifier | None
+) -> Classifier:
+    if kind == BlackBoxClassifier.kind:
+        return BlackBoxClassifier.from_state(schema, state, own)
     if kind == TorchClassifier.kind:
         return TorchClassifier.from_state(schema, state, module)
     return {NetworkClassifier.kind: NetworkClassifier}[kind].from_state(schema, state)

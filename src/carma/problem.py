@@ -13,6 +13,7 @@ import pandas as pd
 import tomli_w
 
 from carma.classifiers.base import Classifier
+from carma.classifiers.file import ClassifierFile
 from carma.classifiers.neural import ClassifierSettings, fit_classifier
 from carma.costs import Cost
 from carma.errors import SettingsError
@@ -59,6 +60,8 @@ class Problem:
         causal_model: From ``[causal_model]``; ``kind`` in it says which model, a
             causal flow by default.
         solver: From ``[solver]``; with ``method = "published"`` in it, CARMA as published.
+        classifier_file: From ``[classifier] path``: a fitted classifier, in place of one that is
+            fitted here.
 
     Example:
         >>> problem = Problem.from_toml('''
@@ -81,6 +84,7 @@ class Problem:
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     causal_model: CausalSettings = field(default_factory=FlowSettings)
     solver: CarmaSettings | PublishedSettings = field(default_factory=CarmaSettings)
+    classifier_file: ClassifierFile | None = None
 
     @classmethod
     def from_toml(cls, source: str | Path) -> Problem:
@@ -104,12 +108,16 @@ class Problem:
         if path is not None and not isinstance(path, str):
             raise SettingsError.of("[data]", "path", "be text", path)
         base = Path() if "\n" in str(source) else Path(source).parent
+        section = _section(content, "classifier")
+        file = _classifier_file(section, base) if "path" in section else None
+        section = {} if file else section
         return cls(
             schema,
             None if path is None else base / path,
-            _settings(ClassifierSettings(), _section(content, "classifier"), "[classifier]"),
+            _settings(ClassifierSettings(), section, "[classifier]"),
             _causal_model_settings(_section(content, "causal_model")),
             _solver_settings(_section(content, "solver")),
+            file,
         )
 
     def to_toml(self, path: str | Path | None = None) -> str:
@@ -130,12 +138,14 @@ class Problem:
             True
         """
         content = self.schema.to_dict()
+        folder = Path() if path is None else Path(path).parent
         if self.data is not None:
-            folder = Path() if path is None else Path(path).parent
-            relative = os.path.relpath(self.data.resolve(), folder.resolve())
-            content["data"] = {"path": Path(relative).as_posix()}
+            content["data"] = {"path": _relative(self.data, folder)}
         for name in ("classifier", "causal_model", "solver"):
             content[name] = _written(asdict(getattr(self, name)))
+        if self.classifier_file is not None:
+            file = _written(asdict(self.classifier_file))
+            content["classifier"] = file | {"path": _relative(self.classifier_file.path, folder)}
         content["causal_model"]["kind"] = self._causal_kind
         if isinstance(self.solver, PublishedSettings):
             content["solver"]["method"] = "published"
@@ -171,7 +181,8 @@ class Problem:
         """
         encoding = Encoding(self.schema)
         Statistics.of(encoding.encode(table), encoding)
-        labels(self.schema, table)
+        if self.classifier_file is None:
+            labels(self.schema, table)
         chosen, rest = split_rows(len(table), HELD_OUT, self.seed)
         train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
         return train, held_out
@@ -179,7 +190,7 @@ class Problem:
     def fit_parts(
         self, rows: pd.DataFrame, *, progress: bool | None = None
     ) -> tuple[CausalModel, Classifier]:
-        """Fit causal model and classifier.
+        """Fit causal model and classifier; or read the classifier, where it is in a file.
 
         Args:
             rows: First part of ``split``.
@@ -187,8 +198,14 @@ class Problem:
 
         Raises:
             TrainingError: A fit failed.
+            FileError: The classifier's file cannot be read.
+            ClassifierError: The classifier in it does not fit the schema.
         """
-        classifier = fit_classifier(self.schema, rows, self.classifier, progress=progress)
+        classifier: Classifier
+        if self.classifier_file is not None:
+            classifier = self.classifier_file.read(self.schema, rows)
+        else:
+            classifier = fit_classifier(self.schema, rows, self.classifier, progress=progress)
         model = self.new_causal_model().fit(rows, progress=progress)
         return model, classifier
 
@@ -216,6 +233,28 @@ class Problem:
             for part in [getattr(self, name)]
         }
         return replace(self, **seeded)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+
+
+def _classifier_file(given: Mapping[str, Any], base: Path) -> ClassifierFile:
+    allowed = [f.name for f in fields(ClassifierFile)]
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        rule = f"be one of {', '.join(allowed)} where path names a fitted classifier"
+        raise SettingsError.of("[classifier]", "key", rule, unknown[0])
+    path, favourable = given["path"], given.get("favourable")
+    if not isinstance(path, str):
+        raise SettingsError.of("[classifier]", "path", "be text", path)
+    if favourable is not None and not isinstance(favourable, (str, int, float)):
+        rule = "be text, a number or a boolean"
+        raise SettingsError.of("[classifier]", "favourable", rule, favourable)
+    trusted = given.get("trusted", [])
+    if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
+        raise SettingsError.of("[classifier]", "trusted", "be a list of texts", trusted)
+    return ClassifierFile(base / path, favourable, tuple(trusted))
 
 
 def _written(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -600,7 +600,7 @@ BAD: dict[str, tuple[Callable[[], tuple[Any, Schema]], str]] = {
     ),
     "forest": (
         lambda: (RandomForestClassifier(), schema_of(NUMBERS)),
-        "must end in LogisticRegression or MLPClassifier; got RandomForest",
+        "must end in LogisticRegression or MLPClassifier .*; got RandomForest",
     ),
     "no-estimator": (lambda: ("model.pkl", schema_of(NUMBERS)), "must end in Logistic"),
     "empty-pipeline": (

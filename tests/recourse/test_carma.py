@@ -424,17 +424,6 @@ def test_where_nobody_can_reach_the_threshold_there_is_nothing_to_learn(
         )
 
 
-def test_a_classifier_without_slope_is_refused(
-    chain: Benchmark, chain_classifier: NetworkClassifier
-) -> None:
-    class Flat(NetworkClassifier):
-        has_slope = False
-
-    c = chain_classifier
-    with pytest.raises(ClassifierError, match="ExactSolver"):
-        Carma(chain.scm, Flat(c.schema, c.inputs, c.weights, c.biases))
-
-
 def test_before_fit_nothing_can_be_asked(
     chain: Benchmark, chain_classifier: NetworkClassifier
 ) -> None:

@@ -52,6 +52,8 @@ def from_sklearn(
 ) -> NetworkClassifier:
     """Convert a fitted scikit-learn classifier exactly, to a network differentiable in its rows.
 
+    ``from_estimator`` takes what cannot be converted too, and asks it for its scores.
+
     The result's ``probability`` equals ``estimator.predict_proba(...)[:, favourable]`` on every
     row that the schema allows. Between two levels of an ordinal or integer feature, where the
     estimator is not defined, one-hot indicators are interpolated linearly.
@@ -184,7 +186,7 @@ def _rule(rules: Mapping[type, _R], estimator: Any) -> _R:
     if type(estimator) not in rules:
         place = "end in" if rules is _CLASSIFIERS else "only have steps"
         names = sorted(kind.__name__ for kind in rules)
-        rule = f"{place} {', '.join(names[:-1])} or {names[-1]}"
+        rule = f"{place} {', '.join(names[:-1])} or {names[-1]} (from_estimator takes all others)"
         raise ClassifierError.of("from_sklearn", "estimator", rule, estimator)
     try:
         check_is_fitted(estimator)

@@ -31,6 +31,13 @@ Seed = Annotated[
     int | None, typer.Option(min=0, help="Of every random draw; overrules the problem file.")
 ]
 BundleFile = Annotated[Path, typer.Argument(help="Written by 'carma fit'.")]
+ProblemFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--problem",
+        help="Problem file whose [classifier] path decides, where the bundle cannot hold it.",
+    ),
+]
 People = Annotated[Path, typer.Argument(help="Table: .csv, .parquet or .jsonl.")]
 
 # Options of 'carma benchmark' that take several words.
@@ -105,13 +112,14 @@ def recommend(
         typer.Option(help="Table: what each person cannot do, one row a person, same order."),
     ] = None,
     plans: Annotated[int, typer.Option(min=1, help="Plans for each person, at most.")] = 1,
+    problem: ProblemFile = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Find a plan for every person of a table, or several."""
     from carma.cli import jobs
 
-    report = jobs.recommend(bundle, people, out, constraints, plans)
+    report = jobs.recommend(bundle, people, out, constraints, plans, problem)
     if out is None:
         sys.stdout.write(report.lines if as_json else report.table)
     else:
@@ -123,23 +131,28 @@ def explain(
     bundle: BundleFile,
     people: People,
     row: Annotated[int, typer.Option(help="Row of the table, the first is 0.")] = 0,
+    problem: ProblemFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell one person what to do and what follows."""
     from carma.cli import jobs
 
-    report = jobs.explain(bundle, people, row)
+    report = jobs.explain(bundle, people, row, problem)
     _show(report, as_json=as_json, quiet=False)
 
 
 @app.command()
 def evaluate(
-    bundle: BundleFile, people: People, quiet: Quiet = False, as_json: AsJson = False
+    bundle: BundleFile,
+    people: People,
+    problem: ProblemFile = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure coverage, cost and time on a table."""
     from carma.cli import jobs
 
-    report = jobs.evaluate_table(bundle, people)
+    report = jobs.evaluate_table(bundle, people, problem)
     _show(report, as_json=as_json, quiet=quiet)
 
 

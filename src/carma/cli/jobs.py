@@ -16,6 +16,7 @@ from carma.evaluation.metrics import Metrics, evaluate
 from carma.files import check_writable, read_table, write_table, write_whole
 from carma.problem import Problem
 from carma.recourse.base import Solver
+from carma.recourse.carma import Carma
 from carma.recourse.result import RecourseResult
 from carma.report.text import counts_table, metrics_table
 
@@ -79,8 +80,9 @@ def fit(
     bundles.save(solver, out, metrics=metrics.to_dict(), seed=problem.seed)
     content = {"bundle": str(out), "held_out": metrics.to_dict(), "statuses": result.counts()}
     note = f"Fitted on {len(table) - len(held_out):,} rows, measured on {len(held_out):,} others."
-    parts = [note, counts_table(result.counts()), metrics_table(metrics), f"Wrote {out}"]
-    return Report(content, parts)
+    fidelity, told = _fidelity(solver)
+    tables = [counts_table(result.counts()), metrics_table(metrics)]
+    return Report(content | fidelity, [note, *tables, *told, f"Wrote {out}"])
 
 
 def fit_problem(
@@ -94,12 +96,17 @@ def fit_problem(
 
 
 def recommend(
-    bundle: Path, people: Path, out: Path | None, constraints: Path | None, n_plans: int
+    bundle: Path,
+    people: Path,
+    out: Path | None,
+    constraints: Path | None,
+    n_plans: int,
+    problem: Path | None,
 ) -> Report:
     """Find plans for a table."""
     if out is not None:
         check_writable(out)
-    loaded, table, result = _answers(bundle, people, constraints, n_plans)
+    loaded, table, result = _answers(bundle, people, problem, constraints, n_plans)
     frame = result.to_frame()
     # What the schema ignores often tells who is who.
     known = [n for n in loaded.solver.schema.ignore if n in table and n not in frame]
@@ -115,32 +122,56 @@ def recommend(
     return Report(content, [counts_table(result.counts()), f"Wrote {out}"])
 
 
-def explain(bundle: Path, people: Path, row: int) -> Report:
+def explain(bundle: Path, people: Path, row: int, problem: Path | None) -> Report:
     """Tell one person's answer."""
     table = read_table(people)
     if not 0 <= row < len(table):
         raise InputError.of("carma explain", "--row", f"lie in 0 to {len(table) - 1}", row)
-    result = bundles.load(bundle).recommend(table.iloc[[row]])
+    result = _loaded(bundle, problem).solver.recommend(table.iloc[[row]])
     return Report(result[0].to_dict(), [result.explain(0)])
 
 
-def evaluate_table(bundle: Path, people: Path) -> Report:
+def evaluate_table(bundle: Path, people: Path, problem: Path | None) -> Report:
     """Measure a bundle on a table."""
-    loaded, _, result = _answers(bundle, people)
+    loaded, _, result = _answers(bundle, people, problem)
     metrics: Metrics = evaluate(result, loaded.solver.cost)
-    content = {"metrics": metrics.to_dict(), "statuses": result.counts()}
-    return Report(content, [counts_table(result.counts()), metrics_table(metrics)])
+    fidelity, told = _fidelity(loaded.solver)
+    content = {"metrics": metrics.to_dict(), "statuses": result.counts()} | fidelity
+    return Report(content, [counts_table(result.counts()), metrics_table(metrics), *told])
+
+
+def _fidelity(solver: Solver) -> tuple[dict[str, Any], list[str]]:
+    """How well a surrogate stands in for a classifier without slopes, where there is one."""
+    if not isinstance(solver, Carma) or solver.surrogate_ is None:
+        return {}, []
+    fidelity = solver.surrogate_.fidelity
+    return {"surrogate": fidelity.to_dict()}, [str(fidelity)]
+
+
+def _loaded(bundle: Path, problem: Path | None) -> bundles.Bundle:
+    """Load a bundle; with the classifier that a problem file names, where it cannot hold it."""
+    if problem is None:
+        return bundles.load_bundle(bundle)
+    job = Problem.from_toml(problem)
+    if job.classifier_file is None:
+        rule = "be a problem file with [classifier] path"
+        raise InputError.of("carma", "--problem", rule, str(problem))
+    return bundles.load_bundle(bundle, classifier=job.classifier_file.read(job.schema))
 
 
 def _answers(
-    bundle: Path, people: Path, constraints: Path | None = None, n_plans: int = 1
+    bundle: Path,
+    people: Path,
+    problem: Path | None,
+    constraints: Path | None = None,
+    n_plans: int = 1,
 ) -> tuple[bundles.Bundle, pd.DataFrame, RecourseResult]:
     table = read_table(people)
     told = None if constraints is None else read_table(constraints)
     if told is not None and len(told) != len(table):
         rule = f"have one row a person, {len(table)}"
         raise InputError.of("carma recommend", "--constraints", rule, f"{len(told)} rows")
-    loaded = bundles.load_bundle(bundle)
+    loaded = _loaded(bundle, problem)
     return loaded, table, loaded.solver.recommend(table, told, n_plans)
 
 

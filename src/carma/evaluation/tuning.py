@@ -169,7 +169,7 @@ def _made_for(problem: Problem, table: pd.DataFrame) -> dict[str, Any]:
     """What a study belongs to: its trials compare only where all of this is the same."""
     parts = {
         "schema": problem.schema.to_dict(),
-        "classifier": asdict(problem.classifier),
+        "classifier": _classifier_of(problem),
         "causal_model": asdict(problem.causal_model),
         "solver": asdict(problem.solver),
         "search space": {name: repr(v) for name, v in space_of(problem.solver).items()},
@@ -181,6 +181,14 @@ def _made_for(problem: Problem, table: pd.DataFrame) -> dict[str, Any]:
     digests = {name: hashlib.sha256(canonical_json(c).encode()) for name, c in parts.items()}
     hashes = {name: digest.hexdigest() for name, digest in digests.items()}
     return {"seed": problem.seed, **hashes, "table": State({}, rows).fingerprint()}
+
+
+def _classifier_of(problem: Problem) -> dict[str, Any]:
+    if problem.classifier_file is None:
+        return asdict(problem.classifier)
+    path = problem.classifier_file.path
+    content = path.read_bytes() if path.is_file() else b""
+    return {"file": hashlib.sha256(content).hexdigest()}
 
 
 def _check(trials: int, coverage: float, timeout: float | None) -> None:

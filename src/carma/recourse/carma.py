@@ -10,7 +10,7 @@ from torch import Tensor
 
 from carma.classifiers.base import Classifier
 from carma.costs import Cost
-from carma.errors import ClassifierError, NotFittedError, SettingsError, TrainingError
+from carma.errors import NotFittedError, SettingsError, TrainingError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
@@ -18,6 +18,7 @@ from carma.recourse.apprenticeship import Apprenticeship
 from carma.recourse.base import Solver
 from carma.recourse.doubt import Doubt, quantile
 from carma.recourse.exact import ExactSolver
+from carma.recourse.grounding import Grounding
 from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful
 from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
@@ -27,8 +28,9 @@ from carma.recourse.refinement import Refined, Refinement
 from carma.recourse.starts import spread_evenly
 from carma.recourse.status import Status
 from carma.recourse.subsets import n_subsets
+from carma.recourse.surrogate import Surrogate
 from carma.recourse.target import People, Target
-from carma.state import State, seeded
+from carma.state import State, prefixed, seeded, unprefixed
 from carma.training import History, TrainingSettings, check_at_least, check_widths
 
 __all__ = ["Carma", "CarmaSettings"]
@@ -112,7 +114,8 @@ class Carma(Solver):
 
     Args:
         causal_model: Fitted.
-        classifier: Differentiable; see ``ExactSolver`` for others.
+        classifier: Decides. Where it has no slopes, the networks learn from a surrogate of it
+            (``Surrogate``), and plans are finished on the classifier itself (``Grounding``).
         cost: See ``Solver``.
         settings: See ``CarmaSettings``.
 
@@ -120,9 +123,8 @@ class Carma(Solver):
         history_: Loss and held-out score of every epoch of learning from plans.
         rehearsal_: Of every epoch of rehearsal: loss, held-out score (mean cost of single
             forward passes, failures as many plans), share of held-out people with a plan.
-
-    Raises:
-        ClassifierError: The classifier has no slope.
+        surrogate_: Of a classifier without slopes, after ``fit``, with its ``fidelity``; else
+            ``None``.
 
     References:
         Majumdar & Valera 2024, CARMA, FAccT, doi 10.1145/3630106.3659003, for amortized recourse
@@ -147,6 +149,7 @@ class Carma(Solver):
     found: ClassVar[Status] = Status.REFINED
     history_: History
     rehearsal_: History
+    surrogate_: Surrogate | None
 
     def __init__(
         self,
@@ -157,28 +160,47 @@ class Carma(Solver):
         settings: CarmaSettings | None = None,
     ) -> None:
         super().__init__(causal_model, classifier, cost=cost)
-        if not classifier.has_slope:
-            rule = "have a slope; ExactSolver searches without"
-            raise ClassifierError.of("Carma", "classifier", rule, type(classifier).__name__)
         self.settings = settings or CarmaSettings()
         self._columns = self.encoding.actionable
-        self._target = Target(self._follow, classifier, self.limits, 0.0)
-        self._doubt = Doubt(causal_model, classifier)
-        self._quantile = quantile(self.settings.validity, self._doubt.n_alternatives)
+        self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
+        self.surrogate_ = None
+        if classifier.has_slope:
+            self._take_guide(classifier)
+
+    def _take_guide(self, guide: Classifier) -> None:
+        """Make all parts that need slopes: those of the classifier, or of its surrogate."""
+        classifier, model = self.classifier, self.causal_model
+        self._guide = guide
+        self._target = Target(self._follow, guide, self.limits, 0.0)
+        doubt = Doubt(model, guide)
+        spreads = quantile(self.settings.validity, doubt.n_alternatives)
         shares = spread_evenly(STARTS, self._columns, self.encoding.n_columns)
-        parts = (self._target, self.cost, self.limits)
-        patterns = PatternSearch(*parts, shares, self.settings.candidates, TRIALS, NEAR_REACH)
-        margin = (self._doubt, self._quantile)
+        parts = (self.cost, self.limits)
+        margin = (doubt, spreads)
         world = (self._follow, self._target, self.cost)
         neighbours = None
         if n_subsets(len(self._columns)) > MOST_SETS:
             neighbours = Neighbours(*world, self._columns, self.encoding.n_columns)
-        steps = self.settings.refine_steps
-        std = causal_model.statistics_.std
-        scale = torch.where(std > 0, std, 1.0)
-        self._refinement = Refinement(*parts, *margin, steps, patterns, neighbours, scale)
+        steps, keep = self.settings.refine_steps, self.settings.candidates
         self._teacher = Teacher(*world, *margin, self._columns, shares)
-        self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
+        self._refinement: Refinement | Grounding
+        std = model.statistics_.std
+        scale = torch.where(std > 0, std, 1.0)
+        if guide is classifier:
+            patterns = PatternSearch(self._target, *parts, shares, keep, TRIALS, NEAR_REACH)
+            self._refinement = Refinement(
+                self._target, *parts, *margin, steps, patterns, neighbours, scale
+            )
+            return
+        target = Target(self._follow, classifier, self.limits, 0.0)
+        trials, polish = (
+            PatternSearch(target, *parts, shares, keep, rounds, BLIND_REACH)
+            for rounds in (BLIND_TRIALS, BLIND_POLISH)
+        )
+        real = (Doubt(model, classifier), spreads)
+        self._refinement = Grounding(
+            self._target, target, *parts, *real, steps, trials, polish, neighbours, scale
+        )
 
     @property
     def is_fitted(self) -> bool:
@@ -219,7 +241,10 @@ class Carma(Solver):
         settings = self.settings
         draws = seeded(settings.training.seed)
         rows = torch.randperm(len(x), generator=draws)[: settings.lessons]
-        lessons = self._lessons(x[rows], draws, progress)
+        x = x[rows]
+        if not self.classifier.has_slope:
+            x = self._guided(x, progress)
+        lessons = self._lessons(x, draws, progress)
         taught = torch.isfinite(lessons.cost).any(dim=1)
         if int(taught.sum()) < 2:
             raise TrainingError(
@@ -233,6 +258,15 @@ class Carma(Solver):
         schedule = (settings.training, settings.rehearsal)
         self.history_, self.rehearsal_ = school.teach(lessons, *schedule, progress)
         self._policy = policy.eval().requires_grad_(False)
+
+    def _guided(self, x: Tensor, progress: bool | None) -> Tensor:
+        """Fit a surrogate; the people whom it rejects as the classifier does."""
+        parts = (self.classifier, self.causal_model, self.cost, self.limits)
+        seed = self.settings.training.seed
+        self.surrogate_ = Surrogate.of(*parts, x, seed=seed, progress=progress)
+        self._take_guide(self.surrogate_)
+        with torch.no_grad():
+            return x[self.surrogate_.probability(x) < self.classifier.threshold]
 
     def _lessons(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> Lessons:
         at_once = max(1, WALKS // STARTS)
@@ -260,8 +294,7 @@ class Carma(Solver):
             drafts, margin = self._policy.drafts_and_margins(people, count)
             plans = self._refinement.best(people, drafts, margin, n_plans)
             each = len(plans.cost) // len(people)
-            # One walk more than sets.
-            effort = torch.full((len(people),), (count + 1) * (1 + settings.refine_steps) + 1)
+            effort = torch.full((len(people),), self._refinement.effort(count, n_plans))
             return self._completed(people, plans, each, effort, n_plans)
 
     def _one_pass(self, people: People) -> Proposal:
@@ -310,7 +343,7 @@ class Carma(Solver):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             hidden = settings.mask_hidden, settings.action_hidden
-            return Policy(self.classifier, self._columns, self.causal_model.statistics_, u, *hidden)
+            return Policy(self._guide, self._columns, self.causal_model.statistics_, u, *hidden)
 
     def state(self) -> State:
         """See ``Solver.state``."""
@@ -321,7 +354,12 @@ class Carma(Solver):
             "history": asdict(self.history_),
             "rehearsal": asdict(self.rehearsal_),
         }
-        return State(config, dict(self._policy.state_dict()))
+        tensors = dict(self._policy.state_dict())
+        if self.surrogate_ is not None:
+            surrogate = self.surrogate_.state()
+            config["surrogate"] = surrogate.config
+            tensors |= prefixed("surrogate", surrogate.tensors)
+        return State(config, tensors)
 
     @classmethod
     def restore(
@@ -330,8 +368,15 @@ class Carma(Solver):
         """See ``Solver.restore``."""
         settings = CarmaSettings.from_dict(state.config["settings"])
         solver = cls(causal_model, classifier, cost=cost, settings=settings)
+        if "surrogate" in state.config:
+            tensors = unprefixed("surrogate", state.tensors)
+            solver.surrogate_ = Surrogate.from_state(
+                causal_model.schema, State(state.config["surrogate"], tensors)
+            )
+            solver._take_guide(solver.surrogate_)
         policy = solver._new_policy(torch.zeros(2, causal_model.n_latents, dtype=torch.float64))
-        policy.load_state_dict(state.tensors)
+        own = {n: t for n, t in state.tensors.items() if not n.startswith("surrogate.")}
+        policy.load_state_dict(own)
         solver._policy = policy.eval().requires_grad_(False)
         solver.history_ = History(**state.config["history"])
         solver.rehearsal_ = History(**state.config["rehearsal"])
@@ -344,3 +389,6 @@ WALKS = 1 << 12
 # Rounds of trials that repair plans on steps and levels, and how far these reach at first.
 TRIALS = 20
 NEAR_REACH = 0.02
+# Rounds for plans that a surrogate led to, those for the best of these, and their reach.
+BLIND_TRIALS, BLIND_POLISH = 2, 8
+BLIND_REACH = 0.05

@@ -54,6 +54,11 @@ class PatternSearch:
         steps = [limits.step(column) for column in range(limits.encoding.n_columns)]
         self._least = torch.tensor(steps, dtype=torch.float64)
 
+    @property
+    def n_trials(self) -> int:
+        """Counterfactuals computed to improve one plan."""
+        return 1 + self._rounds * (INWARD + OUTWARD + 1 + N_DIRECTIONS)
+
     def candidates(self, people: People, masks: Tensor) -> Candidates:
         """Scan the box from every start, draw what works towards the person, improve the best.
 
@@ -184,6 +189,8 @@ class PatternSearch:
 
 
 HALVINGS = 8
+# Trials of each round: along the plan, towards the person, away from them, anywhere.
+INWARD, OUTWARD = 3, 2
 PER_SET = 4
 N_DIRECTIONS = 4
 # How much cheaper a trial has to be, as a share of its reach.

@@ -139,6 +139,16 @@ class Refinement:
             plans = self.secured(people, *self._searched(people, plans))
         return self._spared(people, plans)
 
+    def effort(self, count: int, n_plans: int) -> int:  # noqa: ARG002
+        """Counterfactuals computed for each person, with so many drafts of each.
+
+        Args:
+            count: Drafts of each person.
+            n_plans: Plans wanted of each person.
+        """
+        # One walk more than sets.
+        return (count + 1) * (1 + self._steps) + 1
+
     def _walked(
         self, people: People, drafts: Drafts, margin: Tensor, n_plans: int
     ) -> tuple[Descent, Tensor]:

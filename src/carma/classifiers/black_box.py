@@ -1,0 +1,193 @@
+"""Any classifier that scores rows in original units: nothing else of it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from carma.classifiers.base import Classifier
+from carma.errors import BundleError, CarmaError, ClassifierError
+from carma.schema import Schema
+from carma.state import State
+
+__all__ = ["BlackBoxClassifier"]
+
+Score = Callable[[pd.DataFrame], Any]
+
+# Probabilities closer than this to 0 or 1 count as that close: log-odds of 14.
+EPS = 1e-6
+# A float32 softmax may sum to a little more than 1.
+SLACK = 1e-6
+# Log-odds by which the two sides of the threshold are kept apart.
+HAIR = 1e-9
+# Rows by which a bundle knows the classifier again, and how far answers may be apart.
+PROBES = 32
+TOLERANCE = 1e-6
+# Rows named where the classifier raises.
+NAMED = 3
+
+
+class BlackBoxClassifier(Classifier):
+    """A function from tables to probabilities, without slopes.
+
+    ``Carma`` learns from a surrogate of it and refines and checks every plan on the function
+    itself; ``ExactSolver`` and ``GridOracle`` search without slopes.
+
+    Args:
+        schema: The problem.
+        score: Takes a DataFrame in original units, the schema's features as columns in the
+            schema's order, and gives the probability of the favourable outcome, one number a
+            row. A row's answer must not depend on the other rows. NaN stands for "unknown":
+            such a person gets the status ``undefined``.
+
+    Raises:
+        ClassifierError: ``score`` is not callable; later, when it is asked: it raises, gives
+            another number of answers, or something that is no probability.
+
+    Example:
+        >>> from carma import CausalGraph, Feature
+        >>> schema = Schema((Feature("income"),), CausalGraph(("income",)))
+        >>> classifier = BlackBoxClassifier(schema, lambda rows: rows["income"] >= 40)
+        >>> classifier.probability(torch.tensor([[30.0], [50.0]])).round(decimals=3).tolist()
+        [0.0, 1.0]
+    """
+
+    kind: ClassVar[str] = "black_box"
+    has_slope: ClassVar[bool] = False
+
+    def __init__(self, schema: Schema, score: Score) -> None:
+        super().__init__(schema)
+        is_function: bool = callable(score)
+        if not is_function:
+            rule = "be callable: rows of a DataFrame to probabilities"
+            raise ClassifierError.of("BlackBoxClassifier", "score", rule, score)
+        self._score = score
+        self._probe: tuple[Tensor, Tensor] | None = None
+
+    def check_on(self, x: Tensor) -> None:
+        """See ``Classifier.check_on``; some of the rows are kept, to know the classifier by."""
+        super().check_on(x)
+        rows = x[:PROBES].detach().clone().double()
+        self._probe = rows, self.probability(rows)
+
+    def state(self) -> State:
+        """Rows and their probabilities, by which a bundle knows the classifier again: no code.
+
+        Raises:
+            BundleError: It has not been tried on any rows yet.
+        """
+        if self._probe is None:
+            rule = "have been tried on rows: call fit of the solver, or check_on"
+            raise BundleError.of("BlackBoxClassifier", "classifier", rule, None)
+        rows, probability = self._probe
+        return State({}, {"rows": rows.clone(), "probability": probability.clone()})
+
+    @classmethod
+    def from_state(cls, schema: Schema, state: State, own: Classifier | None = None) -> Self:
+        """Know a classifier again.
+
+        Args:
+            schema: The problem.
+            state: What ``state`` returned.
+            own: The classifier that was saved, which a bundle cannot hold.
+
+        Raises:
+            BundleError: ``own`` is absent, no black box, of another schema, or gives other
+                probabilities for the rows that were kept.
+        """
+        if own is None:
+            rule = (
+                "be handed in, as carma.load(path, classifier=...): a bundle holds no code, and "
+                "this classifier is known by its answers only"
+            )
+            raise BundleError.of("load", "classifier", rule, None)
+        if not isinstance(own, cls):
+            raise BundleError.of("load", "classifier", f"be a {cls.__name__}", own)
+        if own.schema != schema:
+            rule = "have the schema of the bundle"
+            raise BundleError.of("load", "classifier", rule, own.schema.names)
+        rows, saved = state.tensors["rows"], state.tensors["probability"]
+        given = own.probability(rows)
+        apart = float((given - saved).abs().max())
+        if not apart <= TOLERANCE:
+            rule = (
+                f"be the one that was saved: on the {len(rows)} rows that were kept, "
+                "probabilities differ by up to"
+            )
+            raise BundleError.of("load", "classifier", rule, apart)
+        own._probe = rows, saved
+        return own
+
+    def _logit(self, x: Tensor) -> Tensor:
+        exact = x.detach().double()
+        is_real = torch.isfinite(exact).all(dim=1)
+        probability = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        if bool(is_real.any()):
+            frame = self.encoding.decode(exact[is_real])
+            probability[is_real] = torch.from_numpy(self._scores(frame))
+        logit = torch.logit(probability, eps=EPS)
+        # Where p is the threshold itself, the way to log-odds and back must not decide.
+        at = math.log(self.threshold / (1 - self.threshold))
+        hair = HAIR / (1 - self.threshold)
+        is_accepted = probability >= self.threshold
+        return torch.where(is_accepted, logit.clamp(min=at + hair), logit.clamp(max=at - hair))
+
+    def _scores(self, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+        owner, argument = "BlackBoxClassifier", "score"
+        try:
+            answer = self._score(frame)
+        except CarmaError:
+            raise
+        except Exception as error:
+            raise self._refusal(frame, error) from error
+        try:
+            scores = np.asarray(answer, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            rule = f"give numbers ({error})"
+            raise ClassifierError.of(owner, argument, rule, type(answer).__name__) from error
+        if scores.shape != (len(frame),):
+            rule = (
+                f"give shape ({len(frame)},), one number a row; of several class columns, the "
+                "favourable one"
+            )
+            raise ClassifierError.of(owner, argument, rule, scores.shape)
+        outside = (scores < -SLACK) | (scores > 1 + SLACK)
+        if outside.any():
+            rule = "give probabilities, between 0 and 1: for log-odds s, 1 / (1 + exp(-s))"
+            raise ClassifierError.of(owner, argument, rule, scores[outside][0])
+        return scores.clip(0, 1)
+
+    def _refusal(self, frame: pd.DataFrame, error: Exception) -> ClassifierError:
+        said = f"{type(error).__name__}: {error}"
+        bad = self._raising(frame, 0)
+        if not bad:
+            rule = f"answer for {len(frame)} rows at once; it raises {said}"
+            return ClassifierError.of("BlackBoxClassifier", "score", rule, len(frame))
+        rows = ", ".join(str(row) for row in bad)
+        rule = (
+            "answer for every row that the schema allows: give the features the bounds or levels "
+            "that it was fitted on, or let it give NaN where it knows nothing; of "
+            f"{len(frame)} rows it raises on {rows} ({'first ones' if len(bad) > 1 else 'first'}, "
+            f"counted from 0): {said}"
+        )
+        return ClassifierError.of("BlackBoxClassifier", "score", rule, frame.iloc[bad[0]].to_dict())
+
+    def _raising(self, frame: pd.DataFrame, start: int) -> list[int]:
+        """The first rows that raise by themselves, found by halving."""
+        try:
+            self._score(frame)
+        except Exception:
+            if len(frame) == 1:
+                return [start]
+            half = len(frame) // 2
+            first = self._raising(frame.iloc[:half], start)
+            if len(first) < NAMED:
+                first += self._raising(frame.iloc[half:], start + half)
+            return first[:NAMED]
+        return []

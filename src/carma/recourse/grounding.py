@@ -1,0 +1,286 @@
+"""From drafts to plans where the classifier has no slopes: guided by a surrogate, held to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from carma.constraints import PlanLimits
+from carma.costs import Cost
+from carma.recourse.candidates import Candidates, Found, lowest
+from carma.recourse.descent import Descent
+from carma.recourse.doubt import Doubt
+from carma.recourse.neighbours import Neighbours
+from carma.recourse.pattern import PatternSearch
+from carma.recourse.policy import WIDEST, Drafts
+from carma.recourse.refinement import SAFETY, SLACK, Refined
+from carma.recourse.target import People, Target
+
+__all__ = ["Grounding"]
+
+
+class Grounding:
+    """Refines drafts by steps on a surrogate, and finishes them on the classifier itself.
+
+    Steps lead to the surrogate's optimum. There the classifier is asked, and the walk aims as
+    much further (or less far) as the surrogate was wrong, a few times over. Then each plan is
+    made longer and shorter until the classifier itself changes its mind, and the cheapest are
+    improved by trials without slopes. What is returned works for the classifier.
+
+    Args:
+        guide: What to reach, by the surrogate.
+        target: What to reach, by the classifier.
+        cost: What plans cost.
+        limits: Steps and levels.
+        doubt: Measures how sure plans are, by the classifier.
+        quantile: Margin in spreads.
+        steps: Steps from each draft.
+        trials: On the classifier, for the most promising plans.
+        polish: On the classifier, for the best of these.
+        neighbours: On the surrogate, where there are too many sets of features to propose the
+            right one; else ``None``.
+        scale: See ``Refinement``.
+
+    References:
+        Bandler et al. 2004, Space mapping: the state of the art, IEEE Transactions on Microwave
+        Theory and Techniques 52(1), for correcting a surrogate where it leads.
+    """
+
+    def __init__(
+        self,
+        guide: Target,
+        target: Target,
+        cost: Cost,
+        limits: PlanLimits,
+        doubt: Doubt,
+        quantile: float,
+        steps: int,
+        trials: PatternSearch,
+        polish: PatternSearch,
+        neighbours: Neighbours | None,
+        scale: Tensor,
+    ) -> None:
+        self._guide, self._target = guide, target
+        self._cost, self._limits = cost, limits
+        self._doubt, self._quantile, self._steps = doubt, quantile, steps
+        self._trials, self._polish, self._neighbours = trials, polish, neighbours
+        self._scale = scale
+
+    def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
+        """See ``Refinement.best``."""
+        n = len(people)
+        plans = self._walked(people, drafts, margin)
+        each = len(plans.cost) // max(1, n)
+        owner = torch.arange(n).repeat_interleave(each)
+        if n_plans > 1:
+            plans = self._improved(self._trials, self._on_ray(plans, RAYS))
+            return self._finished(plans).sure_ones(each)
+        top = lowest(plans.cost, owner, n, HOPEFUL)
+        plans, owner = self._on_ray(plans[top], RAYS), owner[top]
+        top = lowest(plans.cost, owner, n, TOP)
+        plans, owner = self._improved(self._trials, plans[top]), owner[top]
+        return self._finished(plans[lowest(plans.cost, owner, n, 1)])
+
+    def secured(self, people: People, mask: Tensor, values: Tensor, cost: Tensor) -> Refined:
+        """See ``Refinement.secured``."""
+        return self._sure(_Plans(people, mask, values, cost))
+
+    def effort(self, count: int, n_plans: int) -> int:
+        """See ``Refinement.effort``."""
+        walks = count + 1 if self._steps else count
+        hopeful, tried, polished = (HOPEFUL, TOP, 1) if n_plans == 1 else (walks,) * 3
+        guided = walks * (1 + self._steps + ROUNDS * (2 + STEPS))
+        trials = tried * self._trials.n_trials + polished * self._polish.n_trials
+        return guided + hopeful * (len(RAYS) + HALVINGS) + trials
+
+    def _walked(self, people: People, drafts: Drafts, margin: Tensor) -> _Plans:
+        """Where the corrected surrogate leads."""
+        mask, start = drafts.masks, drafts.values
+        if self._steps:
+            # From where the person stands, too; see Refinement.
+            mask = torch.cat([mask, mask[:, :1]], dim=1)
+            start = torch.cat([start, people.x[:, None]], dim=1)
+            margin = torch.cat([margin, margin[:, :1]], dim=1)
+        if not self._doubt.n_alternatives:
+            margin = torch.zeros_like(margin)
+        m = mask.shape[1]
+        many = people.repeated(m)
+        mask, start = mask.flatten(0, 1), start.flatten(0, 1)
+        aim = self._aim(margin.flatten())
+        if not self._steps:
+            values = torch.where(mask, start, many.x)
+            return self._priced(replace(many, aim=aim), mask, values, torch.zeros_like(aim))
+        # Whom the surrogate accepts as they are, it flatters at least by what they lack.
+        nothing = torch.zeros_like(people.limits.may_act)
+        off = self._flattery(people, nothing, people.x)
+        believed = self._guide.surplus(people, nothing, people.x)
+        off = torch.where(believed >= 0, off, 0.0).repeat_interleave(m)
+        walks = Descent(self._guide, self._cost, replace(many, aim=aim + off), mask, start)
+        for _ in range(self._steps):
+            walks.step()
+        for _ in range(ROUNDS):
+            off = self._flattery(many, mask, self._standing(walks))
+            walks.aim_at(aim + off)
+            for _ in range(STEPS):
+                walks.step()
+        values = self._standing(walks)
+        lacks = -self._guide.surplus(replace(many, aim=aim + off), mask, values)
+        plans = self._priced(replace(many, aim=aim), mask, values, NEARLY - lacks)
+        if self._neighbours is None:
+            return plans
+        cost = plans.cost
+        # Better sets in the place of each person's best one.
+        n = len(people)
+        top = lowest(cost, torch.arange(n).repeat_interleave(m), n, 1)
+        found = Found(mask[top], plans.values[top], cost[top], torch.zeros_like(top))
+        some = replace(people, aim=(aim + off)[top])
+        better = [found, *self._neighbours.improved(some, found, SEARCHES)][-1]
+        return replace(
+            plans,
+            mask=mask.index_put((top,), better.mask),
+            values=plans.values.index_put((top,), better.values),
+            cost=cost.index_put((top,), better.cost),
+        )
+
+    def _standing(self, walks: Descent) -> Tensor:
+        """Where walks stand, in small steps.
+
+        A classifier without slopes may tell apart two places that are one but for rounding, and
+        rounding depends on who else is in the batch.
+        """
+        people = walks.people
+        moved = (walks.values - people.x) / (GRAIN * self._scale)
+        values = people.x + GRAIN * self._scale * moved.round()
+        return self._said(people, walks.mask, values)
+
+    def _flattery(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
+        """By how much the surrogate's log-odds exceed the classifier's, ``(n,)``."""
+        bare = replace(people, aim=None)
+        believed = self._guide.surplus(bare, mask, values)
+        found = self._target.surplus(bare, mask, values)
+        is_known = torch.isfinite(believed) & torch.isfinite(found)
+        return torch.where(is_known, believed - found, 0.0).clamp(-FARTHEST, FARTHEST)
+
+    def _on_ray(self, plans: _Plans, lengths: tuple[float, ...]) -> _Plans:
+        """Each plan as long as the classifier asks for."""
+        people, mask, values, k = plans.people, plans.mask, plans.values, len(lengths)
+        length = torch.tensor(lengths, dtype=values.dtype)
+        many, wide = people.repeated(k), mask.repeat_interleave(k, 0)
+        start = values.repeat_interleave(k, 0)
+        trial = self._longer(many, wide, start, length.repeat(len(values))[:, None])
+        surplus = self._target.surplus(many, wide, trial).view(-1, k)
+        works = surplus >= 0
+        # The shortest that works, else the one that comes nearest.
+        place = torch.where(works.any(dim=1), works.int().argmax(dim=1), surplus.argmax(dim=1))
+        row = torch.arange(len(values))
+        best, ahead = trial.view(len(values), k, -1)[row, place], surplus[row, place]
+        low, high = length[(place - 1).clamp(min=0)], length[place]
+        is_between = (ahead >= 0) & (place > 0)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            trial = self._longer(people, mask, values, middle[:, None])
+            got = self._target.surplus(people, mask, trial)
+            is_enough = is_between & (got >= 0)
+            best = torch.where(is_enough[:, None], trial, best)
+            ahead = torch.where(is_enough, got, ahead)
+            high, low = torch.where(is_enough, middle, high), torch.where(is_enough, low, middle)
+        return self._priced(people, mask, best, ahead)
+
+    def _finished(self, plans: _Plans) -> Refined:
+        """Improve plans by trials, past the margin that they need."""
+        if self._doubt.n_alternatives:
+            measured = self._doubt.of(plans.people, plans.mask, plans.values)
+            aim = self._aim(measured.margin(self._quantile))
+            plans = replace(plans, people=replace(plans.people, aim=aim))
+        return self._sure(self._improved(self._polish, plans))
+
+    def _improved(self, patterns: PatternSearch, plans: _Plans) -> _Plans:
+        each = torch.arange(len(plans.cost))
+        parts = (plans.people, each, plans.mask, plans.values, plans.cost, torch.zeros_like(each))
+        better = patterns.improved(Candidates(*parts))
+        return replace(plans, values=better.values, cost=better.cost)
+
+    def _sure(self, plans: _Plans) -> Refined:
+        """Plans as they are, moved further where they are not sure enough."""
+        bare, mask, values = replace(plans.people, aim=None), plans.mask, plans.values
+        ahead = self._target.surplus(bare, mask, values)
+        cost = self._priced(bare, mask, values, ahead).cost
+        uncertainty = self._doubt.of(bare, mask, values)
+        margin = uncertainty.margin(self._quantile)
+        for _ in range(TURNS if self._doubt.n_alternatives else 0):
+            rows = (torch.isfinite(cost) & (ahead < margin)).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            some = replace(bare[rows], aim=self._aim(margin[rows]))
+            short = _Plans(some, mask[rows], values[rows], cost[rows])
+            longer = self._improved(self._polish, self._on_ray(short, LONGER)).values
+            reached = self._target.surplus(bare[rows], mask[rows], longer)
+            # What comes no nearer must not be dearer either.
+            better = reached > ahead[rows]
+            rows, longer, reached = rows[better], longer[better], reached[better]
+            values, ahead = values.index_put((rows,), longer), ahead.index_put((rows,), reached)
+            part = self._doubt.of(bare[rows], mask[rows], longer)
+            uncertainty.put(rows, part)
+            margin = uncertainty.margin(self._quantile)
+            cost = self._priced(bare, mask, values, ahead).cost
+        is_sure = torch.isfinite(cost) & (ahead >= margin)
+        return Refined(mask, values, cost, uncertainty, is_sure)
+
+    def _priced(self, people: People, mask: Tensor, values: Tensor, ahead: Tensor) -> _Plans:
+        """Plans with their cost: infinite where they do not reach their aim."""
+        price = self._cost(people.x, mask, values, people.weights)
+        works = mask.any(dim=1) & (ahead >= 0)
+        return _Plans(people, mask, values, torch.where(works, price, torch.inf))
+
+    def _longer(self, people: People, mask: Tensor, values: Tensor, length: Tensor) -> Tensor:
+        return self._said(people, mask, people.x + length * (values - people.x))
+
+    def _said(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
+        said = self._limits.project(people.x, values, people.limits)
+        return torch.where(mask, said, people.x)
+
+    def _aim(self, margin: Tensor) -> Tensor:
+        if not self._doubt.n_alternatives:
+            return torch.zeros_like(margin)
+        return (1 + SAFETY) * margin.clamp(max=WIDEST) + SLACK
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """Plans, each with its person and what that person aims at.
+
+    Args:
+        people: One row a plan.
+        mask: Shape ``(w, d)``, bool.
+        values: Shape ``(w, d)``.
+        cost: Infinite where the plan is not known to work, ``(w,)``.
+    """
+
+    people: People
+    mask: Tensor
+    values: Tensor
+    cost: Tensor
+
+    def __getitem__(self, rows: Tensor) -> _Plans:
+        """Some of the plans, by position."""
+        return _Plans(self.people[rows], self.mask[rows], self.values[rows], self.cost[rows])
+
+
+# How often the surrogate is corrected, and the steps after that; log-odds of a correction.
+ROUNDS, STEPS = 2, 2
+FARTHEST = 6.0
+# Log-odds by which a walk may stop short of its aim; share of a spread that places are rounded to.
+NEARLY = 0.1
+GRAIN = 1e-4
+# Lengths of each plan that the classifier is asked about, and halvings in between.
+RAYS = (0.02, 0.15, 0.4, 0.7, 0.85, 0.95, 1.0, 1.05, 1.15, 1.35, 1.8)
+LONGER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.8)
+HALVINGS = 3
+# Plans of each person that the classifier is asked about, those of them that are improved by
+# trials; how often the margin is measured anew.
+HOPEFUL, TOP = 3, 2
+TURNS = 2
+# Rounds over neighbouring sets where there are too many to propose the right one.
+SEARCHES = 2

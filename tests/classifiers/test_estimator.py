@@ -1,0 +1,216 @@
+"""Anything with predict_proba: forests, boosted trees, one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from carma import CausalGraph, Classifier, Feature, Schema, from_estimator
+from carma.errors import ClassifierError, TableError
+
+SCHEMA = Schema(
+    (
+        Feature("job", "nominal", levels=("clerk", "cook", "pilot"), role="immutable"),
+        Feature("years", "integer", bounds=(0, 40)),
+        Feature("net income", role="actionable"),
+    ),
+    CausalGraph(("job", "years", "net income")),
+    outcome="paid",
+    favourable="in time",
+)
+NUMERIC = ["years", "net income"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    job = rng.choice(["clerk", "cook", "pilot"], 240)
+    years = rng.integers(0, 41, 240)
+    income = 30 + 0.5 * years + 10 * (job == "pilot") + 8 * rng.normal(size=240)
+    return pd.DataFrame({"job": job, "years": years, "net income": income})
+
+
+@pytest.fixture(scope="module")
+def paid(rows: pd.DataFrame) -> Any:
+    noise = np.random.default_rng(1).normal(size=240)
+    return np.where(rows["net income"] + 4 * noise > 42, "in time", "late")
+
+
+def encoded(classifier: Any) -> Any:
+    jobs = OneHotEncoder(sparse_output=False)
+    return make_pipeline(
+        make_column_transformer((jobs, ["job"]), remainder="passthrough"), classifier
+    )
+
+
+ESTIMATORS: dict[str, Callable[[], Any]] = {
+    "forest": lambda: encoded(RandomForestClassifier(n_estimators=8, random_state=0)),
+    "boosting": lambda: encoded(HistGradientBoostingClassifier(max_iter=8)),
+    "calibrated": lambda: encoded(
+        CalibratedClassifierCV(DecisionTreeClassifier(max_depth=3), cv=2)
+    ),
+    "bayes": lambda: encoded(GaussianNB()),
+    "polynomial": lambda: encoded(
+        make_pipeline(PolynomialFeatures(2), StandardScaler(), LogisticRegression())
+    ),
+    "stacking": lambda: encoded(
+        StackingClassifier(
+            [("tree", DecisionTreeClassifier(max_depth=2)), ("bayes", GaussianNB())], cv=2
+        )
+    ),
+    "lightgbm": lambda: encoded(lightgbm.LGBMClassifier(n_estimators=8, n_jobs=1, verbose=-1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_probabilities_are_the_estimators_own(name: str, rows: pd.DataFrame, paid: Any) -> None:
+    """The classes sort as "in time", "late": the favourable one comes first."""
+    estimator = ESTIMATORS[name]().fit(rows, paid)
+    classifier = from_estimator(estimator, SCHEMA, rows=rows)
+    assert not classifier.has_slope
+    ours = classifier.probability(classifier.encoding.encode(rows)).numpy()
+    np.testing.assert_allclose(ours, estimator.predict_proba(rows)[:, 0], atol=2e-6)
+    assert ((ours >= 0.5) == (estimator.predict_proba(rows)[:, 0] >= 0.5)).all()
+
+
+def test_what_can_be_converted_exactly_is(rows: pd.DataFrame, paid: Any) -> None:
+    pipeline = encoded(LogisticRegression()).fit(rows, paid)
+    classifier = from_estimator(pipeline, SCHEMA, rows=rows)
+    assert classifier.has_slope
+    assert classifier.linear_weights is not None
+
+
+def test_columns_of_categories_are_given_as_such(rows: pd.DataFrame, paid: Any) -> None:
+    table = rows.astype({"job": "category"})
+    model = lightgbm.LGBMClassifier(n_estimators=20, n_jobs=1, verbose=-1).fit(table, paid)
+    classifier = from_estimator(model, SCHEMA, rows=table)
+    ours = classifier.probability(classifier.encoding.encode(rows)).numpy()
+    np.testing.assert_allclose(ours, np.asarray(model.predict_proba(table))[:, 0], atol=2e-6)
+    few = table[table["job"] != "pilot"].astype({"job": str}).astype({"job": "category"})
+    with pytest.raises(ClassifierError, match=r"have every level .* absent: \['pilot'\]"):
+        from_estimator(model, SCHEMA, rows=few)
+
+
+def test_some_of_the_features_are_enough(rows: pd.DataFrame, paid: Any) -> None:
+    tree = DecisionTreeClassifier(max_depth=3).fit(rows[NUMERIC[::-1]], paid)
+    classifier = from_estimator(tree, SCHEMA, rows=rows)
+    ours = classifier.probability(classifier.encoding.encode(rows)).numpy()
+    theirs = tree.predict_proba(rows[NUMERIC[::-1]])[:, 0]
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["sklearn", "lightgbm"])
+def test_fitted_on_an_array(kind: str, rows: pd.DataFrame, paid: Any) -> None:
+    features = tuple(SCHEMA[name] for name in NUMERIC)
+    schema = Schema(features, CausalGraph(tuple(NUMERIC)), outcome="paid", favourable="in time")
+    array = rows[NUMERIC].to_numpy()
+    model: Any = DecisionTreeClassifier(max_depth=3)
+    if kind == "lightgbm":
+        model = lightgbm.LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1)
+    model.fit(array, paid)
+    classifier = from_estimator(model, schema)
+    ours = classifier.probability(torch.from_numpy(array)).numpy()
+    np.testing.assert_allclose(ours, model.predict_proba(array)[:, 0], atol=2e-6)
+    with pytest.raises(ClassifierError, match="'n_features_in_' must be 3: fitted on an array"):
+        from_estimator(model, SCHEMA)
+
+
+class Handmade:
+    """A classifier of one's own, with three classes."""
+
+    classes_ = ("never", "late", "in time")
+
+    def predict_proba(self, table: pd.DataFrame) -> Any:
+        good = np.clip(table["net income"] / 100, 0, 1)
+        return np.stack([0.3 * (1 - good), 0.7 * (1 - good), good], axis=1)
+
+
+def handmade() -> Classifier:
+    return from_estimator(Handmade(), SCHEMA)
+
+
+def test_a_class_of_ones_own_with_three_classes(rows: pd.DataFrame) -> None:
+    classifier = handmade()
+    ours = classifier.probability(classifier.encoding.encode(rows)).numpy()
+    np.testing.assert_allclose(ours, rows["net income"] / 100, atol=2e-6)
+
+
+def test_a_pipeline_fitted_on_other_columns_is_refused(rows: pd.DataFrame, paid: Any) -> None:
+    other = rows.rename(columns={"years": "months"})[["months", "net income"]]
+    tree = DecisionTreeClassifier(max_depth=2).fit(other, paid)
+    with pytest.raises(ClassifierError, match=r"fitted on other columns: .* to it: \['months'\]"):
+        from_estimator(tree, SCHEMA)
+    dummies = pd.get_dummies(rows)
+    tree = DecisionTreeClassifier(max_depth=2).fit(dummies, paid)
+    with pytest.raises(ClassifierError, match="put encoders into a pipeline"):
+        from_estimator(tree, SCHEMA)
+
+
+def test_labels_that_the_schema_does_not_know(rows: pd.DataFrame, paid: Any) -> None:
+    """Encoded labels: which is the favourable one has to be said."""
+    tree = DecisionTreeClassifier(max_depth=3).fit(rows[NUMERIC], (paid == "late").astype(int))
+    with pytest.raises(ClassifierError, match=r"be one of the estimator's classes \[0, 1\]; .*say"):
+        from_estimator(tree, SCHEMA)
+    classifier = from_estimator(tree, SCHEMA, favourable=0)
+    ours = classifier.probability(classifier.encoding.encode(rows)).numpy()
+    np.testing.assert_allclose(ours, tree.predict_proba(rows[NUMERIC])[:, 0], atol=2e-6)
+    with pytest.raises(ClassifierError, match=r"'favourable' must be one of .*; got 2"):
+        from_estimator(tree, SCHEMA, favourable=2)
+    bare = Schema(SCHEMA.features, SCHEMA.graph)
+    with pytest.raises(ClassifierError, match="name outcome and favourable"):
+        from_estimator(tree, bare)
+
+
+def test_what_is_no_classifier_or_not_fitted(rows: pd.DataFrame, paid: Any) -> None:
+    with pytest.raises(ClassifierError, match="have predict_proba"):
+        from_estimator(StandardScaler(), SCHEMA)
+    with pytest.raises(ClassifierError, match="be fitted first"):
+        from_estimator(DecisionTreeClassifier(), SCHEMA)
+    several = DecisionTreeClassifier().fit(rows[NUMERIC], np.stack([paid, paid], axis=1))
+    with pytest.raises(ClassifierError, match="a classifier of a single outcome"):
+        from_estimator(several, SCHEMA)
+
+
+def test_rows_that_do_not_fit_are_refused(rows: pd.DataFrame, paid: Any) -> None:
+    tree = DecisionTreeClassifier(max_depth=3).fit(rows[NUMERIC], paid)
+    with pytest.raises(TableError, match="missing"):
+        from_estimator(tree, SCHEMA, rows=rows[NUMERIC])
+
+    class Drifting(Handmade):
+        calls = 0
+
+        def predict_proba(self, table: pd.DataFrame) -> Any:
+            self.calls += 1
+            return super().predict_proba(table) * 0 + self.calls / 10
+
+    with pytest.raises(ClassifierError, match="be rows that the schema does not change"):
+        from_estimator(Drifting(), SCHEMA, rows=rows)
+
+
+def test_another_number_of_columns_is_refused(rows: pd.DataFrame) -> None:
+    class Short(Handmade):
+        def predict_proba(self, table: pd.DataFrame) -> Any:
+            return super().predict_proba(table)[:, 1:]
+
+    classifier = from_estimator(Short(), SCHEMA)
+    with pytest.raises(ClassifierError, match=r"give shape \(240, 3\), one column a class"):
+        classifier.probability(classifier.encoding.encode(rows))

@@ -33,6 +33,8 @@ from carma import (
     ClassifierSettings,
     Feature,
     FlowSettings,
+    MixedFlow,
+    MixedSettings,
     PublishedCarma,
     PublishedSettings,
     Schema,
@@ -90,6 +92,11 @@ def additive_noise(data: Benchmark) -> AdditiveNoiseModel:
     return AdditiveNoiseModel(data.schema, settings).fit(data.frame("causal"))
 
 
+def mixed(data: Benchmark) -> MixedFlow:
+    settings = MixedSettings((4,), TINY, alternatives=2, draws=2)
+    return MixedFlow(data.schema, settings).fit(data.frame("causal"))
+
+
 class OwnModel(AdditiveNoiseModel):
     kind: ClassVar[str] = "own_model"
 
@@ -133,6 +140,7 @@ SOLVERS: dict[str, Callable[[Benchmark], Solver]] = {
     "flow-network": lambda data: solved(data, flow(data), network(data)),
     "float64-flow": lambda data: solved(data, flow(data).to_float64(), network(data)),
     "additive-noise": lambda data: solved(data, additive_noise(data), network(data)),
+    "mixed": lambda data: solved(data, mixed(data), network(data)),
     "scm-network": lambda data: solved(data, data.scm, network(data)),
     "flow-sklearn": lambda data: solved(data, flow(data), converted(data)),
     "flow-torch": lambda data: solved(data, flow(data), module(data)),

@@ -12,6 +12,7 @@ import pytest
 from carma.classifiers.neural import ClassifierSettings
 from carma.models.anm import AdditiveNoiseSettings
 from carma.models.flow import FlowSettings
+from carma.models.mixed import MixedSettings
 from carma.problem import Problem
 from carma.recourse.carma import CarmaSettings
 from carma.recourse.published import PublishedSettings
@@ -60,6 +61,7 @@ def test_the_complete_example_shows_every_key_of_a_feature() -> None:
         AdditiveNoiseSettings,
         ClassifierSettings,
         FlowSettings,
+        MixedSettings,
         CarmaSettings,
         PublishedSettings,
         TrainingSettings,

@@ -49,6 +49,14 @@ def test_gradients_reach_the_values() -> None:
     assert gradient.tolist() == [1.0, 1.0]
 
 
+def test_a_nominal_feature_is_set_as_a_whole() -> None:
+    do = Intervention.of(ENCODING, 3, job=torch.tensor([0.0, math.nan, 1.0]))
+    assert do.mask[:, :2].tolist() == [[True, True], [False, False], [True, True]]
+    assert do.values[:, :2].tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(ConstraintError, match="'job' must be one of the codes 0, 1"):
+        Intervention.of(ENCODING, 1, job=2)
+
+
 def test_bad_input() -> None:
     values = torch.zeros(2, 3)
     with pytest.raises(ConstraintError, match="'mask' must be boolean"):

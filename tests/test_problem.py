@@ -95,6 +95,7 @@ def test_an_additive_noise_model_has_settings_of_its_own() -> None:
     [
         ("", carma.CausalFlow, carma.FlowSettings()),
         ("kind = 'causal_flow'\nhidden = [3]", carma.CausalFlow, carma.FlowSettings(hidden=(3,))),
+        ("kind = 'mixed'\ndraws = 2", carma.MixedFlow, carma.MixedSettings(draws=2)),
         ("kind = 'vaca'\nn_each = 2", carma.Vaca, carma.VacaSettings(n_each=2)),
     ],
 )

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from carma.models.base import CausalModel as CausalModel
     from carma.models.flow import CausalFlow as CausalFlow
     from carma.models.flow import FlowSettings as FlowSettings
+    from carma.models.mixed import MixedFlow as MixedFlow
+    from carma.models.mixed import MixedSettings as MixedSettings
     from carma.models.scm import Equation as Equation
     from carma.models.scm import StructuralCausalModel as StructuralCausalModel
     from carma.models.scm import additive as additive
@@ -97,6 +99,8 @@ _HOMES = {
     "Intervention": "carma.interventions",
     "LargestShift": "carma.costs",
     "Metrics": "carma.evaluation.metrics",
+    "MixedFlow": "carma.models.mixed",
+    "MixedSettings": "carma.models.mixed",
     "NonCausalOptimum": "carma.recourse.noncausal",
     "PublishedCarma": "carma.recourse.published",
     "PublishedSettings": "carma.recourse.published",
@@ -158,6 +162,8 @@ __all__ = [
     "Intervention",
     "LargestShift",
     "Metrics",
+    "MixedFlow",
+    "MixedSettings",
     "NonCausalOptimum",
     "PublishedCarma",
     "PublishedSettings",

@@ -26,6 +26,7 @@ from carma.files import write_whole
 from carma.models.anm import AdditiveNoiseModel
 from carma.models.base import CausalModel
 from carma.models.flow import CausalFlow
+from carma.models.mixed import MixedFlow
 from carma.models.scm import StructuralCausalModel
 from carma.models.vaca import Vaca
 from carma.recourse.base import Solver
@@ -44,7 +45,7 @@ __all__ = ["Bundle", "load", "load_bundle", "save"]
 FORMAT = 3
 PARTS = ("causal_model", "classifier", "cost", "solver")
 CAUSAL_MODELS: dict[str, type[CausalModel]] = {
-    model.kind: model for model in (AdditiveNoiseModel, CausalFlow, Vaca)
+    model.kind: model for model in (AdditiveNoiseModel, CausalFlow, MixedFlow, Vaca)
 }
 SOLVERS: dict[str, type[Solver]] = {
     solver.kind: solver

@@ -52,12 +52,13 @@ class Intervention:
         Args:
             encoding: Of the schema.
             n: Number of rows.
-            actions: Feature name to value(s), original units (the code of a level); ``nan``
-                leaves a row alone.
+            actions: Feature name to value(s), original units (the code of a level, also of a
+                nominal feature); ``nan`` leaves a row alone.
 
         Raises:
             SchemaError: There is no such feature.
-            ConstraintError: The number of values is not that of the rows.
+            ConstraintError: The number of values is not that of the rows, or a value is no
+                code of a nominal feature.
 
         Example:
             >>> from carma.benchmarks import load
@@ -68,14 +69,23 @@ class Intervention:
         mask = torch.zeros(n, encoding.n_columns, dtype=torch.bool)
         values = torch.zeros(n, encoding.n_columns, dtype=torch.float64)
         for name, value in actions.items():
-            column = encoding.column(name)
+            where = encoding.block(name)
             given = torch.as_tensor(value, dtype=torch.float64)
             if given.shape not in ((), (1,), (n,)):
                 rule = f"be one number, or one for each of the {n} rows"
                 raise ConstraintError.of("Intervention", name, rule, tuple(given.shape))
             given = given.expand(n)
-            mask[:, column] = ~given.isnan()
-            values[:, column] = given.nan_to_num()
+            mask[:, where] = ~given.isnan()[:, None]
+            feature = encoding.schema[name]
+            if feature.kind != "nominal":
+                values[:, where.start] = given.nan_to_num()
+                continue
+            codes = torch.tensor(feature.codes, dtype=torch.float64)
+            values[:, where] = (given[:, None] == codes).double()
+            strange = given[mask[:, where.start] & (values[:, where].sum(dim=1) == 0)]
+            if len(strange):
+                rule = f"be one of the codes {', '.join(f'{code:g}' for code in feature.codes)}"
+                raise ConstraintError.of("Intervention", name, rule, float(strange[0]))
         return cls(mask, values)
 
     @property

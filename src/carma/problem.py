@@ -20,6 +20,7 @@ from carma.errors import SettingsError
 from carma.models.anm import AdditiveNoiseModel, AdditiveNoiseSettings
 from carma.models.base import CausalModel
 from carma.models.flow import CausalFlow, FlowSettings
+from carma.models.mixed import MixedFlow, MixedSettings
 from carma.models.vaca import Vaca, VacaSettings
 from carma.recourse.carma import Carma, CarmaSettings
 from carma.recourse.published import PublishedCarma, PublishedSettings
@@ -29,7 +30,7 @@ from carma.training import TrainingSettings, split_rows
 
 __all__ = ["Problem"]
 
-CausalSettings = FlowSettings | AdditiveNoiseSettings | VacaSettings
+CausalSettings = FlowSettings | AdditiveNoiseSettings | MixedSettings | VacaSettings
 S = TypeVar(
     "S",
     ClassifierSettings,
@@ -42,6 +43,7 @@ S = TypeVar(
 CAUSAL_MODELS: dict[str, tuple[Callable[[Schema, Any], CausalModel], CausalSettings]] = {
     CausalFlow.kind: (CausalFlow, FlowSettings()),
     AdditiveNoiseModel.kind: (AdditiveNoiseModel, AdditiveNoiseSettings()),
+    MixedFlow.kind: (MixedFlow, MixedSettings()),
     Vaca.kind: (Vaca, VacaSettings()),
 }
 

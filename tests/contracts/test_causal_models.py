@@ -24,6 +24,8 @@ from carma import (
     Feature,
     FlowSettings,
     Intervention,
+    MixedFlow,
+    MixedSettings,
     Schema,
     StructuralCausalModel,
     TrainingSettings,
@@ -36,6 +38,7 @@ from carma.errors import BundleError, NotFittedError, TableError
 
 QUICK = TrainingSettings(epochs=8, batch_size=100, learning_rate=1e-2)
 SMALL_FLOW = FlowSettings(hidden=(16, 16), training=QUICK, alternatives=5)
+SMALL_MIXED = MixedSettings((16, 16), QUICK, alternatives=5, draws=2)
 SMALL_ADDITIVE = AdditiveNoiseSettings((16, 16), QUICK, alternatives=5)
 N_ROWS = 24
 STORED = (*NAMES, *OWN_NAMES)
@@ -48,6 +51,7 @@ class Case:
     model: CausalModel
     x: Tensor
     atol: float
+    n_alternatives: int = 5
 
     @property
     def settable(self) -> list[int]:
@@ -176,6 +180,67 @@ def additive_noise_case(hidden: tuple[int, ...]) -> Case:
     return Case(model, scm.sample(N_ROWS, seed=2), 1e-9)
 
 
+def mixed_case() -> Case:
+    scm = own_scm()
+    model = MixedFlow(scm.schema, SMALL_MIXED).fit(scm.encoding.decode(scm.sample(400, seed=1)))
+    return Case(model, scm.sample(N_ROWS, seed=2), 1e-9)
+
+
+def mixed_schema() -> Schema:
+    """Every kind of feature as a cause and as an effect, an integer among the roots too."""
+    features = (
+        Feature("savings"),
+        Feature("region", "nominal", levels=("north", "east", "south")),
+        Feature("member", "binary", levels=("no", "yes"), role="actionable"),
+        Feature("job", "nominal", levels=("cook", "clerk", "guard", "none")),
+        Feature("age", "integer", bounds=(18, 70)),
+        Feature("years", "integer", role="actionable"),
+        Feature("rank", "ordinal", levels=(1, 2, 5), role="actionable"),
+        Feature("income", role="actionable"),
+        Feature("owner", "binary"),
+    )
+    parents = {
+        "years": ["region", "age"],
+        "job": ["region", "years", "member"],
+        "rank": ["job", "years"],
+        "income": ["job", "rank"],
+        "owner": ["income", "age"],
+        "savings": ["income", "owner"],
+    }
+    return Schema(features, CausalGraph.from_parents(parents, [f.name for f in features]))
+
+
+def mixed_table(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    region, member = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    age = rng.integers(18, 71, n)
+    years = np.rint(0.3 * age + region + 3 * rng.normal(size=n)).astype(int)
+    says = np.stack([0.1 * years, 1.0 * member, 0.5 * region, 0.0 * age], axis=1)
+    job = (says + rng.gumbel(size=(n, 4))).argmax(axis=1)
+    rank = np.digitize(0.2 * years + (job == 1) + rng.normal(size=n), [2.0, 4.0])
+    income = 20 + 3 * rank + 2 * job + 2 * rng.normal(size=n)
+    owner = (0.2 * income + 0.05 * age + rng.logistic(size=n) > 7).astype(int)
+    return pd.DataFrame(
+        {
+            "savings": 0.3 * income + 2 * owner + rng.normal(size=n),
+            "region": np.array(["north", "east", "south"])[region],
+            "member": np.array(["no", "yes"])[member],
+            "job": np.array(["cook", "clerk", "guard", "none"])[job],
+            "age": age,
+            "years": years,
+            "rank": np.array([1, 2, 5])[rank],
+            "income": income,
+            "owner": owner,
+        }
+    )
+
+
+def discrete_mixed_case() -> Case:
+    model = MixedFlow(mixed_schema(), SMALL_MIXED).fit(mixed_table(400, 1))
+    x = model.encoding.encode(mixed_table(N_ROWS, 2))
+    return Case(model, x, 1e-9, n_alternatives=10)
+
+
 VACA = VacaSettings(training=QUICK, draws=10, members=2, alternatives=5)
 
 
@@ -198,7 +263,7 @@ def discrete_vaca_case() -> Case:
 
 def scm_case(scm: StructuralCausalModel) -> Case:
     scm.fit(scm.encoding.decode(scm.sample(200)))
-    return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9)
+    return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9, n_alternatives=0)
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -216,6 +281,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "edgeless-additive-noise": lambda: edgeless_case(
         AdditiveNoiseModel(edgeless_schema(), SMALL_ADDITIVE), 1e-9
     ),
+    "mixed-flow": mixed_case,
+    "discrete-mixed-flow": discrete_mixed_case,
+    "edgeless-mixed-flow": lambda: edgeless_case(MixedFlow(edgeless_schema(), SMALL_MIXED), 1e-9),
     "vaca": vaca_case,
     "discrete-vaca": discrete_vaca_case,
     "own-scm": lambda: scm_case(own_scm()),
@@ -319,7 +387,7 @@ def test_alternatives_keep_the_laws(case: Case) -> None:
     found = model.alternatives(case.x, do)
     assert found.shape == (model.n_alternatives, *case.x.shape)
     assert found.dtype == torch.float64
-    assert model.n_alternatives == (0 if isinstance(model, StructuralCausalModel) else 5)
+    assert model.n_alternatives == case.n_alternatives
     effects = (do.mask.double() @ model.encoding.reach_weights) > 0
     kept = torch.where(do.mask, do.values, case.x)
     is_fixed = (do.mask | ~effects).expand_as(found)

@@ -1,0 +1,585 @@
+"""Causal model for columns of every kind: thresholds, Gumbel-max and a flow in one graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, one_hot, softmax
+
+from carma.errors import NotFittedError
+from carma.interventions import Intervention
+from carma.models.affine import Affine
+from carma.models.base import CausalModel
+from carma.models.bootstrap import bootstrap_counts, check_alternatives
+from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
+from carma.models.discrete import (
+    cells,
+    draw_levels,
+    has_discrete_effects,
+    level_roots,
+    log_frequencies,
+    root_frequencies,
+)
+from carma.models.thresholds import Thresholds
+from carma.models.truncated import log_mass, truncated_gumbels, truncated_logistic
+from carma.schema import Feature, Schema
+from carma.state import State, prefixed, seeded, unprefixed
+from carma.table import Statistics
+from carma.training import (
+    History,
+    TrainingSettings,
+    check_at_least,
+    check_widths,
+    split_rows,
+    train,
+)
+
+__all__ = ["MixedFlow", "MixedSettings"]
+
+# Further out than any threshold, and the least width of an interval of the latent.
+ENDLESS, NARROWEST = 1e6, 1e-6
+
+
+@dataclass(frozen=True)
+class MixedSettings:
+    """Settings of a causal model for columns of every kind.
+
+    Args:
+        hidden: Widths of the hidden layers of each column's network.
+        training: How it is fitted.
+        alternatives: Number of models fitted to bootstrap samples besides the model; 0 or at
+            least 2.
+        draws: Of the noise that what was observed leaves open, from each of these models, or
+            from the model itself where there are none; 1 where every effect is continuous, since
+            nothing is open then.
+
+    Raises:
+        SettingsError: A value is out of range.
+
+    Example:
+        >>> MixedSettings(draws=0)
+        Traceback (most recent call last):
+        carma.errors.SettingsError: MixedSettings: 'draws' must be at least 1; got 0
+    """
+
+    hidden: tuple[int, ...] = (16, 16)
+    training: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(
+            epochs=60, batch_size=500, learning_rate=1e-2, patience=60
+        )
+    )
+    alternatives: int = 12
+    draws: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        check_widths("MixedSettings", "hidden", self.hidden)
+        check_alternatives("MixedSettings", self.alternatives)
+        check_at_least("MixedSettings", "draws", self.draws, 1)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> MixedSettings:
+        """Undo ``dataclasses.asdict``."""
+        content = dict(content)
+        training = TrainingSettings(**content.pop("training"))
+        return cls(**content, training=training)
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Which of some columns are what.
+
+    Args:
+        ordered: Positions of those with thresholds, shape ``(m,)``, int64.
+        numbers: Of these columns in ``Thresholds``.
+        nominal: Positions of each nominal feature's columns, each of shape ``(levels,)``.
+    """
+
+    ordered: Tensor
+    numbers: list[int]
+    nominal: list[Tensor]
+
+
+class MixedFlow(CausalModel):
+    r"""Structural causal model whose columns are of any kind, fitted by maximum likelihood.
+
+    A small network for each column with causes gives the parameters of its mechanism:
+
+    - continuous: location and scale of normal noise, as in an affine ``CausalFlow``;
+    - binary, ordinal, integer: a latent with logistic noise passes thresholds that rise with the
+      value (ordered logit, with location and scale; ``Thresholds``);
+    - nominal: a logit for each level, and Gumbel noise on each; the largest sum wins.
+
+    What was observed of a discrete column leaves its noise open. ``abduct`` takes the median of
+    what is left: of the truncated logistic, of the largest Gumbel sum and of each truncated one.
+    So ``counterfactual`` is one plausible answer; with two levels it is the likelier one.
+    ``draw_counterfactuals`` gives many, which are as frequent as they are probable, and so do the
+    alternatives: ``draws`` from each of an ensemble fitted to bootstrap samples (``CausalFlow``).
+    Draws are quantiles that all people share, so that the same person has the same ones in every
+    batch. What follows from the data and what is assumed is in ``docs/mixed-types.md``.
+
+    A binary, ordinal or nominal root keeps its observed frequencies and is its own latent.
+    Slopes pass straight through thresholds (``Encoding.snap``), and through the softmax of the
+    sums for nominal columns. The answers are computed in double precision.
+
+    Args:
+        schema: The problem. A nominal feature is set by setting all of its columns.
+        settings: See ``MixedSettings``.
+
+    Attributes:
+        history_: Losses of the fit.
+
+    References:
+        McCullagh 1980, Regression models for ordinal data, for ordered logit with a scale.
+        Oberst & Sontag 2019, Counterfactual off-policy evaluation with Gumbel-max structural
+        causal models, arXiv 1905.05824.
+        Javaloy, Sanchez-Martin & Valera 2023, Causal normalizing flows, arXiv 2306.05415.
+
+    Example:
+        >>> import pandas as pd
+        >>> from carma import CausalGraph, Feature
+        >>> jobs = Feature("job", "nominal", levels=("clerk", "cook", "none"))
+        >>> schema = Schema(
+        ...     (Feature("degree", "binary"), jobs),
+        ...     CausalGraph.from_edges([("degree", "job")]),
+        ... )
+        >>> rows = [(0, "cook"), (0, "none"), (1, "clerk"), (1, "cook")]
+        >>> table = pd.DataFrame(rows * 50, columns=["degree", "job"])
+        >>> quick = MixedSettings(training=TrainingSettings(epochs=10))
+        >>> model = MixedFlow(schema, quick).fit(table)
+        >>> x = model.encoding.encode(table.head(2))
+        >>> do = Intervention.of(model.encoding, 2, degree=1)
+        >>> model.encoding.decode(model.counterfactual(x, do))["job"].tolist()
+        ['cook', 'clerk']
+    """
+
+    kind: ClassVar[str] = "mixed"
+    history_: History
+    _frequencies: dict[str, Tensor]
+
+    def __init__(self, schema: Schema, settings: MixedSettings | None = None) -> None:
+        super().__init__(schema)
+        self.settings = settings or MixedSettings()
+        self._is_level_root = level_roots(self.encoding)
+        kinds = [schema.features[owner].kind for owner in self.encoding.owners]
+        followers = [i for i, is_root in enumerate(self._is_level_root.tolist()) if not is_root]
+        ordered = ("binary", "ordinal", "integer")
+        self._ordered = [i for i in followers if kinds[i] in ordered]
+        self._continuous = [i for i in followers if kinds[i] == "continuous"]
+        features = schema.features
+        self._blocks = [
+            list(range(self.encoding.n_columns))[self.encoding.block(f.name)]
+            for f in features
+            if f.kind == "nominal" and schema.graph.parents(f.name)
+        ]
+        ends = [_ends(features[self.encoding.owners[i]]) for i in self._ordered]
+        self._least, self._most = torch.tensor(ends, dtype=torch.float64).view(-1, 2).unbind(dim=1)
+        self._is_open = has_discrete_effects(schema)
+        self._kinds: dict[tuple[int, ...], _Kinds] = {}
+
+    @property
+    def n_alternatives(self) -> int:
+        """See ``CausalModel.n_alternatives``; draws of the noise are counted."""
+        if not self.settings.alternatives and self._n_draws == 1:
+            return 0
+        return max(1, self.settings.alternatives) * self._n_draws
+
+    @property
+    def _n_draws(self) -> int:
+        return self.settings.draws if self._is_open else 1
+
+    def draw_counterfactuals(
+        self, x: Tensor, intervention: Intervention, n_draws: int, *, seed: int = 0
+    ) -> Tensor:
+        """Counterfactuals under the model, as frequent as they are probable.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``, model space.
+            intervention: Another one for each row.
+            n_draws: Of the noise that agrees with the facts, for each row; all at once in
+                memory.
+            seed: Of the draws, which are stratified: one in each of ``n_draws`` equal shares.
+
+        Returns:
+            Shape ``(n_draws, n, d)``, model space, under the laws of the class.
+
+        Raises:
+            TableError: A shape is another one.
+        """
+        self._check("draw_counterfactuals", x)
+        self._check_intervention(intervention, len(x))
+        moved = self._draw(x, intervention, OWN, self._shares(1, n_draws, seed))
+        kept = torch.where(self._effects(intervention), moved, x)
+        return torch.where(intervention.mask, intervention.values, kept)
+
+    def _fit(self, x: Tensor, statistics: Statistics, progress: bool | None) -> None:
+        settings = self.settings.training
+        n_members = 1 + self.settings.alternatives
+        rows, held_out = split_rows(len(x), settings.validation_fraction, settings.seed)
+        counts = bootstrap_counts(rows, len(x), n_members, seeded(settings.seed + 2))
+        encoding, std = self.encoding, statistics.std
+        self._frequencies = root_frequencies(x, encoding)
+        self._build(statistics, Thresholds.of(x[rows], encoding, self._ordered, std, n_members))
+        low, high = cells(x, encoding)
+
+        def loss(batch: Tensor) -> Tensor:
+            chosen = rows[batch]
+            return self._loss(x[chosen], (low[chosen], high[chosen]), counts[:, chosen])
+
+        def score() -> float:
+            return float(-self._log_likelihood(x[held_out]).mean())
+
+        self.history_ = train(
+            nn.ModuleList([self._conditioner, self._thresholds]),
+            len(rows),
+            loss,
+            score,
+            settings,
+            clip=None,  # The norm of all members would couple them to each other.
+            description="mixed causal flow",
+            progress=progress,
+        )
+        self._freeze()
+
+    def _loss(self, x: Tensor, ends: tuple[Tensor, Tensor], counts: Tensor) -> Tensor:
+        """The model's negative log-likelihood; its slopes are those of all members.
+
+        Args:
+            x: Shape ``(b, d)``, model space.
+            ends: Of each value's cell, both of shape ``(b, d)``.
+            counts: Weights of the rows in each member, shape ``(1 + alternatives, b)``.
+        """
+        conditioner = self._conditioner
+        roots = [i for i in conditioner.roots if not self._is_level_root[i]]
+        constant = self._root_parameters(roots, len(x))
+        root = -self._log_likelihoods(constant, x, ends, roots, OWN).sum(dim=-1).mean()
+        losses = torch.zeros(len(counts))
+        if conditioner.nodes:
+            parameters = conditioner(self._scale(x), range(len(conditioner.nodes)), EVERY)
+            each = self._log_likelihoods(parameters, x, ends, conditioner.nodes, EVERY)
+            losses = -(each.sum(dim=-1) * counts).mean(dim=1)
+        total = losses.sum() + root
+        return (losses[0] + root).detach() + (total - total.detach())
+
+    def _log_likelihoods(
+        self,
+        parameters: Tensor,
+        x: Tensor,
+        ends: tuple[Tensor, Tensor],
+        columns: Sequence[int],
+        members: slice,
+    ) -> Tensor:
+        """Log-likelihood of each column given its causes; of scaled values where continuous.
+
+        Args:
+            parameters: Of the ``k`` columns, shape ``(a, n, k, 2)``.
+            x: Shape ``(n, d)``, model space.
+            ends: Of each value's cell, both of shape ``(n, d)``.
+            columns: Which.
+            members: Whose thresholds.
+
+        Returns:
+            Shape ``(a, n, k)``; the columns of a nominal feature add up to its log-likelihood.
+        """
+        value, kinds = self._scale(x)[:, list(columns)], self._kinds_of(columns)
+        affine = Affine(*parameters.unbind(-1))
+        z = affine(value)
+        found = affine.log_abs_det_jacobian(value, z) - 0.5 * (z.square() + math.log(2 * math.pi))
+        if kinds.numbers:
+            low, high, width = self._intervals(parameters, x, ends, kinds, members)
+            found = found.index_copy(2, kinds.ordered, log_mass(low, high, width))
+        for block in kinds.nominal:
+            is_chosen = self._chosen(x, columns, block).to(parameters.dtype)
+            logits = log_softmax(parameters[:, :, block, 0], dim=-1)
+            found = found.index_copy(2, block, logits * is_chosen)
+        return found
+
+    def _intervals(
+        self,
+        parameters: Tensor,
+        x: Tensor,
+        ends: tuple[Tensor, Tensor],
+        kinds: _Kinds,
+        members: slice,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Ends of the latent's interval for some ordered columns, and its width, ``(a, n, m)``."""
+        columns = [self._ordered[number] for number in kinds.numbers]
+        below, above = (self._thresholds(end[:, columns], kinds.numbers, members) for end in ends)
+        affine = Affine(*parameters[:, :, kinds.ordered].unbind(-1))
+        low, high = affine(below), affine(above)
+        # A rounding error in one of two ends is more than some cells are wide.
+        steepness = affine.log_abs_det_jacobian(below, low).exp()
+        width = (steepness * (above - below)).clamp(min=NARROWEST)
+        is_first = x[:, columns] <= self._least[kinds.numbers]
+        is_last = x[:, columns] >= self._most[kinds.numbers]
+        low, high = torch.where(is_first, -ENDLESS, low), torch.where(is_last, ENDLESS, high)
+        return low, high, torch.where(is_first | is_last, high - low, width)
+
+    def _abduct(self, x: Tensor) -> Tensor:
+        parameters = self._conditioner.everywhere(self._scale(x))[None]
+        half = torch.full((1, 1, x.shape[1]), 0.5, dtype=torch.float64)
+        u = self._noise(parameters, x, range(x.shape[1]), OWN, half)[0, 0]
+        return torch.where(self._is_level_root, x, u)
+
+    def _noise(
+        self,
+        parameters: Tensor,
+        x: Tensor,
+        columns: Sequence[int],
+        members: slice,
+        shares: Tensor,
+    ) -> Tensor:
+        """Noise that agrees with the facts, for some columns.
+
+        Args:
+            parameters: Of the ``k`` columns, shape ``(a, n, k, 2)``.
+            x: Shape ``(n, d)``, model space.
+            columns: Which.
+            members: Whose thresholds.
+            shares: Quantiles of what the facts leave open, shape ``(a, s, d)``.
+
+        Returns:
+            Shape ``(a, s, n, k)``.
+        """
+        own, kinds = x[:, list(columns)], self._kinds_of(columns)
+        shares = shares[:, :, None, list(columns)]
+        exact = Affine(*parameters.unbind(-1))(self._scale(x)[:, list(columns)])
+        found = exact[:, None].expand(-1, shares.shape[1], -1, -1)
+        # Slopes in a discrete column itself pass straight through, as in ``Encoding.snap``.
+        through = own - own.detach()
+        if kinds.numbers:
+            ends = cells(x, self.encoding)
+            low, high, _ = self._intervals(parameters, x, ends, kinds, members)
+            where = kinds.ordered
+            drawn = truncated_logistic(low[:, None], high[:, None], shares[..., where])
+            found = found.index_copy(3, where, drawn + through[:, where])
+        for block in kinds.nominal:
+            logits = log_softmax(parameters[:, :, block, 0], dim=-1)
+            is_chosen = self._chosen(x, columns, block)
+            drawn = truncated_gumbels(logits[:, None], is_chosen, shares[..., block])
+            found = found.index_copy(3, block, drawn + through[:, block])
+        return found
+
+    def _values(
+        self, parameters: Tensor, u: Tensor, columns: Sequence[int], members: slice
+    ) -> Tensor:
+        """What follows from noise, model space, shape ``(a, n, k)``.
+
+        Args:
+            parameters: Of the ``k`` columns, shape ``(a, n, k, 2)``.
+            u: Shape ``(a, n, k)``.
+            columns: Which.
+            members: Whose thresholds.
+        """
+        where, kinds = list(columns), self._kinds_of(columns)
+        latent = Affine(*parameters.unbind(-1)).inv(u)
+        found = latent * self._std[where] + self._mean[where]
+        if kinds.numbers:
+            value = self._thresholds.inverse(latent[:, :, kinds.ordered], kinds.numbers, members)
+            least, most = self._least[kinds.numbers], self._most[kinds.numbers]
+            value = torch.minimum(torch.maximum(value, least), most)
+            found = found.index_copy(2, kinds.ordered, value)
+        for block in kinds.nominal:
+            total = log_softmax(parameters[:, :, block, 0], dim=-1) + u[:, :, block]
+            soft, winner = softmax(total, dim=-1), total.argmax(dim=-1)
+            hard = one_hot(winner, len(block)).to(soft)
+            found = found.index_copy(2, block, hard + (soft - soft.detach()))
+        return found
+
+    def _predict(
+        self, u: Tensor, intervention: Intervention | None, start: Tensor | None
+    ) -> Tensor:
+        if start is None or intervention is None:
+            now, moves = self._roots(u), torch.ones_like(u, dtype=torch.bool)
+        else:
+            now, moves = start, self._effects(intervention)
+        if intervention is not None:
+            now = torch.where(intervention.mask, intervention.values, now)
+            moves = moves & ~intervention.mask
+        return self._follow(u[None], now, moves, OWN)[0]
+
+    def _alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
+        a, s = max(1, self.settings.alternatives), self._n_draws
+        members = OTHERS if self.settings.alternatives else OWN
+        shares = self._shares(a, s, self.settings.training.seed)
+        return self._draw(x, intervention, members, shares)
+
+    def _draw(
+        self, x: Tensor, intervention: Intervention, members: slice, shares: Tensor
+    ) -> Tensor:
+        """Counterfactuals of ``a`` members with ``s`` draws each, shape ``(a * s, n, d)``.
+
+        Args:
+            x: Shape ``(n, d)``.
+            intervention: Another one for each row.
+            members: Whose mechanisms.
+            shares: See ``_noise``.
+        """
+        (n, d), (a, s, _) = x.shape, shares.shape
+        now = torch.where(intervention.mask, intervention.values, x)
+        moves = self._effects(intervention) & ~intervention.mask
+        chosen = sorted(k for nodes, _ in self._conditioner.moving(moves) for k in nodes)
+        u = x.new_zeros(a, s, n, d)
+        if chosen:
+            columns = [self._conditioner.nodes[node] for node in chosen]
+            parameters = self._conditioner(self._scale(x), chosen, members)
+            noise = self._noise(parameters, x, columns, members, shares)
+            u = u.index_copy(3, torch.tensor(columns), noise)
+        found = self._follow(u.flatten(1, 2), now.repeat(s, 1), moves.repeat(s, 1), members)
+        return found.reshape(a * s, n, d)
+
+    def _follow(self, u: Tensor, now: Tensor, moves: Tensor, members: slice) -> Tensor:
+        """Run the mechanisms of ``a`` members in causal order.
+
+        Args:
+            u: Noise, shape ``(a, n, d)``.
+            now: What does not move, shape ``(n, d)``.
+            moves: Columns to predict in each row, shape ``(n, d)``, bool.
+            members: Whose mechanisms.
+
+        Returns:
+            Shape ``(a, n, d)``.
+        """
+        now = self.encoding.snap(now).expand(u.shape)
+        for chosen, columns in self._conditioner.moving(moves):
+            parameters = self._conditioner(self._scale(now), chosen, members)
+            found = self._values(parameters, u[..., columns], columns.tolist(), members)
+            found = torch.where(moves[:, columns], found, now[..., columns])
+            now = now.index_copy(2, columns, found)
+            if self._is_open:
+                now = self.encoding.snap(now.flatten(0, 1)).view(u.shape)
+        return now
+
+    def _roots(self, u: Tensor) -> Tensor:
+        """Rows in which the columns without causes are right, and the others are zero."""
+        columns = list(self._conditioner.roots)
+        found = self._values(
+            self._root_parameters(columns, len(u)), u[None, :, columns], columns, OWN
+        )
+        found = torch.where(self._is_level_root[columns], u[:, columns], found[0])
+        return torch.zeros_like(u).index_copy(1, torch.tensor(columns), found)
+
+    def _root_parameters(self, columns: Sequence[int], n: int) -> Tensor:
+        """Constant parameters of some columns without causes, shape ``(1, n, k, 2)``."""
+        roots = self._conditioner.roots
+        constant = self._conditioner.root_constant[[roots.index(i) for i in columns]]
+        return constant.expand(1, n, -1, -1)
+
+    def _sample_latent(self, n: int) -> Tensor:
+        u = torch.zeros(n, self.encoding.n_columns, dtype=torch.float64)
+        # Strictly between 0 and 1.
+        share = torch.rand(u.shape, dtype=torch.float64).clamp(min=2.0**-54)
+        u[:, self._continuous] = torch.randn(n, len(self._continuous), dtype=torch.float64)
+        u[:, self._ordered] = share[:, self._ordered].logit()
+        for block in self._blocks:
+            u[:, block] = -torch.log(-share[:, block].log())
+        for name, frequency in self._frequencies.items():
+            u[:, self.encoding.block(name)] = draw_levels(frequency, n, self.schema[name])
+        return u
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        units = self._std[self._continuous].log().sum()
+        roots = log_frequencies(x, self.encoding, self._frequencies)
+        return self._log_likelihood(x).double() - units + roots
+
+    def _log_likelihood(self, x: Tensor) -> Tensor:
+        """The model's own of rows without the roots that have levels, shape ``(n,)``."""
+        parameters = self._conditioner.everywhere(self._scale(x))[None]
+        ends = cells(x, self.encoding)
+        each = self._log_likelihoods(parameters, x, ends, range(x.shape[1]), OWN)[0]
+        return torch.where(self._is_level_root, torch.zeros_like(each), each).sum(dim=1)
+
+    def state(self) -> State:
+        """See ``CausalModel.state``."""
+        if not self.is_fitted:
+            raise NotFittedError.of("MixedFlow", "state")
+        config = {"settings": asdict(self.settings), "best_epoch": self.history_.best_epoch}
+        tensors = {
+            **prefixed("statistics", self.statistics_.as_tensors()),
+            **prefixed("conditioner", self._conditioner.state_dict()),
+            **prefixed("thresholds", self._thresholds.state_dict()),
+            **prefixed("frequency", self._frequencies),
+        }
+        return State(config, tensors)
+
+    @classmethod
+    def from_state(cls, schema: Schema, state: State) -> Self:
+        """See ``CausalModel.from_state``."""
+        model = cls(schema, MixedSettings.from_dict(state.config["settings"]))
+        statistics = Statistics(**unprefixed("statistics", state.tensors))
+        heights = unprefixed("thresholds", state.tensors)
+        n_members = 1 + model.settings.alternatives
+        model._build(statistics, Thresholds(heights["knots"], heights["rise"], n_members))
+        model._freeze()
+        model._conditioner.load_state_dict(unprefixed("conditioner", state.tensors))
+        model._thresholds.load_state_dict(heights)
+        model._frequencies = unprefixed("frequency", state.tensors)
+        model.history_ = History(best_epoch=state.config["best_epoch"])
+        model.statistics_ = statistics
+        return model
+
+    def _build(self, statistics: Statistics, thresholds: Thresholds) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.training.seed)
+            self._conditioner = Conditioner(
+                self.encoding.adjacency,
+                2,
+                self.settings.hidden,
+                has_skip=True,
+                n_members=1 + self.settings.alternatives,
+                owners=self.encoding.owners,
+            )
+        self._thresholds = thresholds
+        self._mean, self._std = statistics.mean, statistics.std
+
+    def _freeze(self) -> None:
+        """End of the fit: no more slopes in the weights, and double precision."""
+        self._conditioner.double()
+        self._conditioner.freeze()
+        self._thresholds.double().requires_grad_(False)
+
+    def _shares(self, a: int, s: int, seed: int) -> Tensor:
+        """Quantiles for ``s`` draws from each of ``a`` members, shape ``(a, s, d)``.
+
+        A Latin hypercube: in every column each of the ``a * s`` equal shares has one draw.
+        """
+        generator, n = seeded(seed), a * s
+        columns = [torch.randperm(n, generator=generator) for _ in self.encoding.columns]
+        return ((torch.stack(columns, dim=1).double() + 0.5) / n).view(a, s, -1)
+
+    def _kinds_of(self, columns: Sequence[int]) -> _Kinds:
+        """Which of some columns are what; remembered."""
+        key = tuple(columns)
+        if key not in self._kinds:
+            number = {column: k for k, column in enumerate(self._ordered)}
+            ordered = [k for k, column in enumerate(key) if column in number]
+            blocks = [block for block in self._blocks if block[0] in key]
+            # What is made in inference mode could not be used outside of it.
+            with torch.inference_mode(False):
+                self._kinds[key] = _Kinds(
+                    torch.tensor(ordered, dtype=torch.long),
+                    [number[key[k]] for k in ordered],
+                    [torch.tensor([key.index(i) for i in block]) for block in blocks],
+                )
+        return self._kinds[key]
+
+    @staticmethod
+    def _chosen(x: Tensor, columns: Sequence[int], block: Tensor) -> Tensor:
+        """True for the level that each row has of a nominal feature, ``(n, levels)``."""
+        own = x[:, [columns[k] for k in block.tolist()]]
+        return one_hot(own.argmax(dim=1), own.shape[1]).bool()
+
+    def _scale(self, x: Tensor) -> Tensor:
+        return ((x - self._mean) / self._std).to(self._conditioner.constant.dtype)
+
+
+def _ends(feature: Feature) -> tuple[float, float]:
+    """Least and greatest value of an ordered feature; infinite where it has no bounds."""
+    if feature.has_levels:
+        return min(feature.codes), max(feature.codes)
+    return feature.bounds or (-math.inf, math.inf)

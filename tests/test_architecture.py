@@ -19,10 +19,10 @@ SOURCE = Path(carma.__file__).parent
 # A module may import from its own layer's earlier lines and from every layer above.
 LAYERS = [
     {"errors"},
-    {"files", "graph", "progress", "state"},
+    {"files", "graph", "progress", "rules", "state"},
     {"schema"},
     {"table", "training"},
-    {"interventions", "draft"},
+    {"column_rules", "interventions", "draft"},
     {"models", "classifiers", "costs", "constraints"},
     {"personal"},
     {"benchmarks", "recourse"},

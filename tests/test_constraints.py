@@ -316,7 +316,7 @@ def test_consequences_stay_within_declared_bounds(name: str, value: float, possi
     limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
     x = torch.tensor([OWN, OWN], dtype=torch.float64)
     x[0, limits.encoding.column(name)] = value
-    assert limits.can_exist(x).tolist() == [possible, True]
+    assert limits.can_exist(x, x).tolist() == [possible, True]
 
 
 @given(cases(), st.sampled_from([-1.0, 1.0]))
@@ -394,22 +394,22 @@ def test_room_is_negative_exactly_where_a_row_cannot_exist() -> None:
     limits = build(FEATURES, [-10.0] * 7, [10.0] * 7)
     x = torch.tensor([OWN], dtype=torch.float64).repeat(300, 1)
     x[:, :2] = 160 * torch.rand(300, 2, generator=seeded(0), dtype=torch.float64) - 30
-    room = limits.room(x)
-    assert torch.equal(room >= 0, limits.can_exist(x))
+    room = limits.room(x, x)
+    assert torch.equal(room >= 0, limits.can_exist(x, x))
     assert 50 < (room >= 0).sum() < 250
     x[0, :2] = torch.tensor([10.0, 60.0])
     x[1, :2] = torch.tensor([50.0, 125.0])
     x[2, :2] = torch.tensor([100.0, 1.0])
-    assert limits.room(x)[:3].tolist() == pytest.approx([0.1, -0.25, 0.0])
+    assert limits.room(x, x)[:3].tolist() == pytest.approx([0.1, -0.25, 0.0])
 
 
 def test_without_declared_bounds_there_is_room_without_end() -> None:
     limits = build((Feature("a", role="actionable"), Feature("b")), [0.0] * 2, [1.0] * 2)
     x = torch.tensor([[5.0, -7.0], [0.0, 1e9]], dtype=torch.float64)
-    assert limits.room(x).tolist() == [math.inf] * 2
-    assert limits.room(x).dtype == x.dtype
+    assert limits.room(x, x).tolist() == [math.inf] * 2
+    assert limits.room(x, x).dtype == x.dtype
     assert not limits.is_bounded.any()
-    assert limits.can_exist(x).all()
+    assert limits.can_exist(x, x).all()
 
 
 def test_steps_codes_and_bounds_of_each_column() -> None:

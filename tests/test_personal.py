@@ -389,8 +389,14 @@ class TestRules:
             (Constraints(bounds={"income": (1, 2)}), r"only name actionable .*; got 'income'"),
             (Constraints(directions={"income": "up"}), r"only name actionable .*; got 'income'"),
             (Constraints(cost_weights={"income": 2}), r"only name actionable .*; got 'income'"),
-            (Constraints(bounds={"job": ("cook", None)}), r"not name a nominal feature: .*'job'"),
-            (Constraints(directions={"job": "up"}), r"not name a nominal feature: .*'job'"),
+            (
+                Constraints(bounds={"job": ("cook", None)}),
+                r"not name a feature that is set level by level.*'job'",
+            ),
+            (
+                Constraints(directions={"job": "up"}),
+                r"not name a feature that is set level by level.*'job'",
+            ),
             (
                 Constraints(bounds={"course": ("half", None)}),
                 r"bounds\['course'\] of person 'bob'.* levels \(none, basic, full\); got 'half'",
@@ -484,7 +490,11 @@ class TestRules:
             (3, [1, 2], r"must be max_actions, or freeze_, .*; got 3"),
             ("max_actions_debt", [1, 2], r"must be max_actions, or .*; got 'max_actions_debt'"),
             ("lowest_age", [None, None], r"'column lowest_age' must only name actionable features"),
-            ("direction_job", [None, None], r"'column direction_job' must not name a nominal"),
+            (
+                "direction_job",
+                [None, None],
+                r"'column direction_job' must not name a feature that is set",
+            ),
         ],
     )
     def test_a_tables_cell_is_named(

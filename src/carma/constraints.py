@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from carma.column_rules import ColumnRules
 from carma.interventions import Intervention
+from carma.rules import ActionRules
 from carma.table import Encoding, Statistics
 
 __all__ = ["Limits", "PlanLimits", "joined_or_none"]
@@ -26,13 +28,20 @@ class Limits:
         upper: Shape ``(n, d)``, model space; equals the person's own value where it may not
             rise.
         may_act: Columns that the person may act on, shape ``(n, d)``, bool.
-        max_actions: Act on at most so many columns, shape ``(n,)``, int64; ``None`` is no limit.
+        max_actions: Act on at most so many features, shape ``(n,)``, int64; ``None`` is no limit.
+        rules: Between actions; ``None`` is none.
+        given: Columns that are set in any case, shape ``(n, d)``, bool; ``None`` is none.
+
+    Columns of features that are set level by level never move inside a box: what may be set there
+    is in ``may_act``, and ``given`` says what is.
     """
 
     lower: Tensor
     upper: Tensor
     may_act: Tensor
     max_actions: Tensor | None = None
+    rules: ColumnRules | None = None
+    given: Tensor | None = None
 
     def narrowed(self, other: Limits) -> Limits:
         """What both allow."""
@@ -42,6 +51,8 @@ class Limits:
             torch.minimum(self.upper, other.upper),
             self.may_act & other.may_act,
             torch.stack(fewest).amin(dim=0) if fewest else None,
+            self.rules or other.rules,
+            self.given,
         )
 
     def __getitem__(self, rows: Tensor | slice) -> Limits:
@@ -51,7 +62,9 @@ class Limits:
     def each(self, function: Callable[[Tensor], Tensor]) -> Limits:
         """The same function of every tensor."""
         most = None if self.max_actions is None else function(self.max_actions)
-        return Limits(function(self.lower), function(self.upper), function(self.may_act), most)
+        given = None if self.given is None else function(self.given)
+        box = function(self.lower), function(self.upper), function(self.may_act)
+        return Limits(*box, most, self.rules, given)
 
     @classmethod
     def joined(cls, parts: list[Limits]) -> Limits:
@@ -61,6 +74,8 @@ class Limits:
             torch.cat([part.upper for part in parts]),
             torch.cat([part.may_act for part in parts]),
             joined_or_none([part.max_actions for part in parts]),
+            parts[0].rules,
+            joined_or_none([part.given for part in parts]),
         )
 
     def allows(self, masks: Tensor) -> Tensor:
@@ -74,12 +89,33 @@ class Limits:
             may_act = may_act[:, None]
             most = None if most is None else most[:, None]
         allowed = ~(masks & ~may_act).any(dim=-1)
-        return allowed if most is None else allowed & (masks.sum(dim=-1) <= most)
+        if most is not None:
+            allowed &= masks.sum(dim=-1) <= most
+        return allowed & self.keeps_rules(masks)
+
+    def keeps_rules(self, masks: Tensor) -> Tensor:
+        """Which sets of columns keep the rules between actions; see ``allows``."""
+        if self.rules is None or not self.rules.bind_sets:
+            return torch.ones(masks.shape[:-1], dtype=torch.bool)
+        given = self.given
+        if given is not None:
+            masks = masks | (given[:, None] if masks.ndim == 3 else given)
+        return self.rules.allow(masks)
 
     @property
     def can_move(self) -> Tensor:
-        """Columns that the person can act on and that have room, shape ``(n, d)``, bool."""
+        """Columns that the person can set to another number, shape ``(n, d)``, bool."""
         return self.may_act & (self.lower < self.upper)
+
+    @property
+    def widest(self) -> Tensor:
+        """As many of the columns that can move as the rules allow at once, ``(n, d)``, bool."""
+        everything = self.can_move
+        if self.rules is None or not self.rules.bind_sets:
+            return everything
+        if self.given is None:
+            return self.rules.repaired(everything)
+        return self.rules.repaired(everything | self.given) & everything
 
 
 def joined_or_none(parts: list[Tensor | None]) -> Tensor | None:
@@ -116,6 +152,20 @@ class PlanLimits:
         self._upper = torch.full((d,), torch.inf, dtype=torch.float64)
         if statistics is not None:
             self._lower, self._upper = statistics.minimum.clone(), statistics.maximum.clone()
+        self.rules = ColumnRules(encoding)
+        self._has_rules = encoding.schema.rules != ActionRules()
+        self._switches = [
+            (
+                feature,
+                torch.stack([encoding.at_level(feature, i) for i in range(len(feature.levels))]),
+                torch.tensor(feature.move_costs, dtype=torch.float64).isfinite(),
+            )
+            for feature in encoding.schema.switches
+        ]
+        self._by_level = encoding.moved_by_level
+        self._width = torch.ones(d, dtype=torch.float64)
+        if statistics is not None:
+            self._width = torch.where(statistics.std > 0, statistics.std, 1.0)
         self._may_act = torch.zeros(d, dtype=torch.bool)
         self._may_fall = torch.ones(d, dtype=torch.bool)
         self._may_rise = torch.ones(d, dtype=torch.bool)
@@ -126,7 +176,7 @@ class PlanLimits:
         levelled: list[int] = []
         for feature in encoding.schema.features:
             i = encoding.column(feature.name)
-            self._may_act[i] = feature.role == "actionable"
+            self._may_act[encoding.block(feature.name)] = feature.role == "actionable"
             self._may_fall[i] = feature.direction != "up"
             self._may_rise[i] = feature.direction != "down"
             if feature.kind == "nominal":
@@ -135,7 +185,8 @@ class PlanLimits:
                 self._lower[i], self._upper[i] = min(feature.codes), max(feature.codes)
                 if not self._may_fall[i] or not self._may_rise[i]:
                     self._orient(i, feature.codes)
-                levelled.append(i)
+                if not feature.is_switch:
+                    levelled.append(i)
             elif feature.bounds is not None:
                 self._lower[i], self._upper[i] = feature.bounds
                 self._least[i], self._greatest[i] = feature.bounds
@@ -171,7 +222,11 @@ class PlanLimits:
         """
         lower = torch.where(self._may_fall, torch.minimum(self._lower, x), x)
         upper = torch.where(self._may_rise, torch.maximum(self._upper, x), x)
-        return Limits(lower, upper, self._may_act.expand_as(x))
+        if self._switches:
+            lower = torch.where(self._by_level, x, lower)
+            upper = torch.where(self._by_level, x, upper)
+        rules = self.rules if self._has_rules else None
+        return Limits(lower, upper, self._may_act.expand_as(x), rules=rules)
 
     def project(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         """Move values to the nearest plan that can be said and done.
@@ -214,11 +269,11 @@ class PlanLimits:
         return stepped or bool(self._may_act[self._levelled].any())
 
     def permits(self, x: Tensor, intervention: Intervention, limits: Limits) -> Tensor:
-        """Check plans against every limit.
+        """Check what plans act on against every limit.
 
         Args:
             x: Factual rows, shape ``(n, d)``.
-            intervention: The plans.
+            intervention: The actions, without what time moves.
             limits: The boxes.
 
         Returns:
@@ -230,20 +285,32 @@ class PlanLimits:
         allowed = limits.may_act & inside & torch.isfinite(values)
         if self._has_grid:
             allowed &= self._exists(x, values)
-        return (allowed | ~mask).all(dim=1) & limits.allows(mask)
+        free = mask & ~self._by_level
+        permitted = (allowed | ~free).all(dim=1) & limits.allows(free)
+        for feature, rows, is_open in self._switches:
+            where = self.encoding.block(feature.name)
+            to = self.encoding.level(values, feature)
+            is_said = (rows[to] == values[:, where]).all(dim=1) & mask[:, where].all(dim=1)
+            may = limits.may_act[:, where.start] & is_open[self.encoding.level(x, feature), to]
+            permitted &= (is_said & may) | ~mask[:, where].any(dim=1)
+        return permitted
 
-    def can_exist(self, x: Tensor) -> Tensor:
-        """Check whole rows against the declared bounds: what follows must be possible too.
+    def can_exist(self, x: Tensor, reached: Tensor) -> Tensor:
+        """Check whole rows against bounds and linear limits: what follows must be possible too.
 
         Args:
-            x: Shape ``(n, d)``, model space.
+            x: Factual rows, shape ``(n, d)``, model space.
+            reached: What they become, same shape.
 
         Returns:
             Shape ``(n,)``, bool.
         """
-        slack = TOLERANCE * (1 + x.abs())
-        inside = (x >= self._least - slack) & (x <= self._greatest + slack)
-        return (inside & torch.isfinite(x)).all(dim=1)
+        slack = TOLERANCE * (1 + reached.abs())
+        inside = (reached >= self._least - slack) & (reached <= self._greatest + slack)
+        possible = (inside & torch.isfinite(reached)).all(dim=1)
+        if self.rules.bind_sums:
+            possible &= self.rules.room(x, reached, self._width) >= 0
+        return possible
 
     @property
     def is_bounded(self) -> Tensor:
@@ -267,17 +334,25 @@ class PlanLimits:
         lower = torch.where(follows, torch.minimum(lower, self._least_ever), lower)
         return lower, torch.where(follows, torch.maximum(upper, self._greatest_ever), upper)
 
-    def room(self, x: Tensor) -> Tensor:
-        """How far inside the declared bounds whole rows lie, shape ``(n,)``.
+    def room(self, x: Tensor, reached: Tensor) -> Tensor:
+        """How far inside bounds and linear limits whole rows lie, shape ``(n,)``.
 
         As a share of a bound's width, for the column nearest to one of its bounds; negative
         outside; infinite where nothing is bounded.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``, model space.
+            reached: What they become, same shape.
         """
-        if not len(self._bounded):
-            return torch.full((len(x),), torch.inf, dtype=x.dtype)
-        inside, least, greatest = (t[..., self._bounded] for t in (x, self._least, self._greatest))
-        nearest = torch.minimum(inside - least, greatest - inside)
-        return (nearest / (greatest - least)).amin(dim=1)
+        room = torch.full((len(reached),), torch.inf, dtype=reached.dtype)
+        if len(self._bounded):
+            bounds = (t[..., self._bounded] for t in (reached, self._least, self._greatest))
+            inside, least, greatest = bounds
+            nearest = torch.minimum(inside - least, greatest - inside)
+            room = (nearest / (greatest - least)).amin(dim=1)
+        if self.rules.bind_sums:
+            room = torch.minimum(room, self.rules.room(x, reached, self._width))
+        return room
 
     def hold_inside(self, values: Tensor, limits: Limits, mask: Tensor) -> Tensor:
         """Return ``values``; their gradient cannot push chosen columns further out of the box.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,16 @@ class Intervention:
                 rule = f"be one of the codes {', '.join(f'{code:g}' for code in feature.codes)}"
                 raise ConstraintError.of("Intervention", name, rule, float(strange[0]))
         return cls(mask, values)
+
+    @classmethod
+    def joined(cls, parts: list[Intervention]) -> Intervention:
+        """Put batches one after the other."""
+        masks, values = ([getattr(p, name) for p in parts] for name in ("mask", "values"))
+        return cls(torch.cat(masks), torch.cat(values))
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Intervention:
+        """The same function of both tensors."""
+        return Intervention(function(self.mask), function(self.values))
 
     @property
     def n_actions(self) -> Tensor:

@@ -399,8 +399,9 @@ class _Request:
         if kind != "freeze" and schema[name].role != "actionable":
             rule = f"only name actionable features ({', '.join(schema.actionable)})"
             raise self._error(place, rule, name)
-        if kind not in ("freeze", "weight") and schema[name].kind == "nominal":
-            raise self._error(place, "not name a nominal feature: its levels have no order", name)
+        if kind not in ("freeze", "weight") and schema[name].is_switch:
+            rule = "not name a feature that is set level by level; it can be frozen"
+            raise self._error(place, rule, name)
 
     def _row(self, column: _Column, k: int) -> int | None:
         return None if column.rows is None else int(column.rows[k])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import tomli_w
 from carma.errors import FileError, GraphError, SchemaError
 from carma.files import write_whole
 from carma.graph import CausalGraph
+from carma.rules import ActionRules, TimeLink
 
 __all__ = ["Direction", "Feature", "Kind", "Level", "Role", "Schema"]
 
@@ -46,6 +48,11 @@ class Feature:
         direction: Which way a plan may move it. For ordinal features, up is towards the last
             level.
         cost_weight: Multiplies the cost of acting on it; 2 = twice as hard.
+        moves: For features with levels: the only moves between levels that a plan may make, each
+            ``(from, to)`` or ``(from, to, cost)``; without a cost it is 1. Without ``moves``, a
+            plan may move a nominal feature to any level at cost 1, and others as ``direction``
+            says. A move of cost 1 is as dear as that of a binary feature whose levels are equally
+            frequent.
         unit: Shown after values, such as ``"EUR"``.
 
     Raises:
@@ -67,6 +74,7 @@ class Feature:
     role: Role = "mutable"
     direction: Direction = "any"
     cost_weight: float = 1.0
+    moves: tuple[tuple[Any, ...], ...] = ()
     unit: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +95,7 @@ class Feature:
         self._check_levels()
         self._check_bounds()
         self._check_step()
+        self._check_moves()
         if self.kind == "nominal" and self.direction != "any":
             raise self._error("direction", "be any: nominal levels have no order", self.direction)
         if self.role == "immutable" and self.direction != "any":
@@ -103,6 +112,26 @@ class Feature:
     def is_discrete(self) -> bool:
         """True for every kind but continuous."""
         return self.kind != "continuous"
+
+    @property
+    def is_switch(self) -> bool:
+        """True where a plan sets it level by level: actionable and nominal, or with ``moves``."""
+        return self.role == "actionable" and (self.kind == "nominal" or bool(self.moves))
+
+    @cached_property
+    def move_costs(self) -> tuple[tuple[float, ...], ...]:
+        """Cost of the move from each level to each level, infinite where no plan may make it.
+
+        Example:
+            >>> account = Feature("account", "ordinal", levels=(1, 2, 3), role="actionable",
+            ...                   moves=((1, 3), (2, 3, 0.5)))
+            >>> account.move_costs[0], account.move_costs[1]
+            ((0.0, inf, 1.0), (inf, 0.0, 0.5))
+        """
+        open_to_all = math.inf if self.moves else 1.0
+        table = {(a, b): 0.0 if a == b else open_to_all for a in self.levels for b in self.levels}
+        table |= {(move[0], move[1]): float((*move, 1.0)[2]) for move in self.moves}
+        return tuple(tuple(table[a, b] for b in self.levels) for a in self.levels)
 
     @cached_property
     def codes(self) -> tuple[float, ...]:
@@ -197,6 +226,25 @@ class Feature:
         if self.kind == "integer" and self.step != int(self.step):
             raise self._error("step", "be a whole number for kind integer", self.step)
 
+    def _check_moves(self) -> None:
+        moves = self._listed("moves", self.moves)
+        object.__setattr__(self, "moves", tuple(self._listed("moves", move) for move in moves))
+        if not self.moves:
+            return
+        if not self.has_levels or self.role != "actionable":
+            rule = "be absent unless the feature has levels and is actionable"
+            raise self._error("moves", rule, self.moves)
+        if self.direction != "any":
+            raise self._error("direction", "be any where 'moves' are given", self.direction)
+        for move in self.moves:
+            if len(move) not in (2, 3) or any(level not in self.levels for level in move[:2]):
+                rule = f"list [from, to] or [from, to, cost] of levels {list(self.levels)}"
+                raise self._error("moves", rule, list(move))
+            if move[0] == move[1] or [other[:2] for other in self.moves].count(move[:2]) > 1:
+                raise self._error("moves", "join two different levels, each pair once", list(move))
+            if len(move) == 3 and (not _is_number(move[2]) or move[2] <= 0):
+                raise self._error("moves", "have a finite cost above 0", list(move))
+
     def _listed(self, argument: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str):
             raise self._error(argument, "be a list, not text", value)
@@ -221,6 +269,7 @@ class Schema:
         threshold: A person is accepted when the probability of the favourable outcome is at
             least this; strictly between 0 and 1.
         ignore: Columns that may be in the table and are not used (identifiers, say).
+        rules: What holds between actions; see ``ActionRules``.
 
     Raises:
         SchemaError: The parts contradict each other.
@@ -243,6 +292,7 @@ class Schema:
     favourable: Level | None = None
     threshold: float = 0.5
     ignore: tuple[str, ...] = field(default=())
+    rules: ActionRules = field(default_factory=ActionRules)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
@@ -275,6 +325,9 @@ class Schema:
             rule = "not be a feature as well"
             raise SchemaError.of("Schema", "outcome or ignore", rule, taken[0])
         self._check_roles()
+        if not isinstance(self.rules, ActionRules):
+            raise SchemaError.of("Schema", "rules", "be ActionRules", self.rules)
+        self._check_rules()
 
     @classmethod
     def from_toml(cls, source: str | Path) -> Schema:
@@ -322,6 +375,7 @@ class Schema:
                 rule = "list the causes of each effect, as in savings = ['income']"
                 raise SchemaError.of("problem file", f"graph.{effect}", rule, causes)
         graph = CausalGraph.from_parents(parents, [f.name for f in features])
+        content["rules"] = ActionRules.from_dict(content.get("rules", {}))
         return cls(features, graph, **content)
 
     def to_dict(self) -> dict[str, Any]:
@@ -336,6 +390,8 @@ class Schema:
             name: list(self.graph.parents(name)) for name in self.names if self.graph.parents(name)
         }
         content["features"] = {f.name: _feature_to_dict(f) for f in self.features}
+        if self.rules != ActionRules():
+            content["rules"] = self.rules.to_dict()
         return content
 
     def to_toml(self, path: str | Path | None = None) -> str:
@@ -366,6 +422,11 @@ class Schema:
                 return feature
         raise SchemaError.of("Schema", "name", f"be one of {', '.join(self.names)}", name)
 
+    @cached_property
+    def switches(self) -> tuple[Feature, ...]:
+        """The actionable features that a plan sets level by level, in order."""
+        return tuple(f for f in self.features if f.is_switch)
+
     def _align_graph(self) -> None:
         if not isinstance(self.graph, CausalGraph):
             raise SchemaError.of("Schema", "graph", "be a CausalGraph", self.graph)
@@ -377,15 +438,47 @@ class Schema:
         if self.graph.nodes != self.names:
             object.__setattr__(self, "graph", CausalGraph(self.names, self.graph.edges))
 
+    def _check_rules(self) -> None:
+        rules = self.rules
+        groups = {"requires": rules.requires, "together": rules.together}
+        groups |= {"exclusive": rules.exclusive}
+        groups |= {"time": tuple((link.action,) for link in rules.time)}
+        for argument, listed in groups.items():
+            for name in (name for group in listed for name in group):
+                if name not in self.actionable:
+                    rule = f"name actionable features ({', '.join(self.actionable)})"
+                    raise SchemaError.of("Schema", f"rules.{argument}", rule, name)
+        for name in (name for limit in rules.sums for name in limit.of):
+            if name not in self.names or self[name].kind == "nominal":
+                rule = "name features whose values can be added up, not nominal ones"
+                raise SchemaError.of("Schema", "rules.sums", rule, name)
+        for link in rules.time:
+            self._check_time(link)
+
+    def _check_time(self, link: TimeLink) -> None:
+        action, place = self[link.action], "rules.time"
+        if action.kind == "nominal":
+            rule = "have an action that can rise; nominal levels have no order"
+            raise SchemaError.of("Schema", place, rule, link.action)
+        if isinstance(link.takes, tuple) and len(link.takes) != len(action.levels):
+            rule = f"tell a time for each of the {len(action.levels)} levels of {link.action!r}"
+            raise SchemaError.of("Schema", place, rule, link.takes)
+        followers = {n for name in self.actionable for n in self.graph.descendants(name)}
+        is_moved = link.moves in self.names and self[link.moves].role == "mutable"
+        if not is_moved or self[link.moves].has_levels or link.moves in followers:
+            rule = "move a mutable feature with numbers that no action moves by itself"
+            raise SchemaError.of("Schema", place, rule, link.moves)
+        self._check_effects(link.moves, f"time moves {link.moves!r}, which moves it")
+
     def _check_roles(self) -> None:
         for name in self.actionable:
-            for effect in sorted(self.graph.descendants(name)):
-                if self[effect].role == "immutable":
-                    rule = (
-                        f"not be an effect of an actionable feature: acting on {name!r} moves it; "
-                        "make it mutable or remove the path"
-                    )
-                    raise SchemaError.of("Schema", "immutable feature", rule, effect)
+            self._check_effects(name, f"acting on {name!r} moves it")
+
+    def _check_effects(self, name: str, why: str) -> None:
+        for effect in sorted(self.graph.descendants(name)):
+            if self[effect].role == "immutable":
+                rule = f"not be an effect of what moves: {why}; make it mutable or remove the path"
+                raise SchemaError.of("Schema", "immutable feature", rule, effect)
 
 
 JOB_SECTIONS = {"data", "classifier", "causal_model", "solver"}
@@ -420,7 +513,7 @@ def _feature_from_dict(name: str, entry: Any) -> Feature:
         rule = f"only have the keys {', '.join(allowed)}"
         raise SchemaError.of("problem file", f"features.{name}", rule, unknown[0])
     settings = dict(entry)
-    for key in ("levels", "bounds"):
+    for key in ("levels", "bounds", "moves"):
         if isinstance(settings.get(key), list):
             settings[key] = tuple(settings[key])
     return Feature(name, **settings)
@@ -432,8 +525,12 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
         value = getattr(feature, key.name)
         if key.name in ("name", "kind") or value == key.default:
             continue
-        entry[key.name] = list(value) if isinstance(value, tuple) else value
+        entry[key.name] = _listed(value)
     return entry
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _plain(value: Any) -> Any:

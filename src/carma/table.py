@@ -83,9 +83,46 @@ class Encoding:
 
     @cached_property
     def actionable(self) -> Tensor:
-        """Positions of the actionable columns, shape ``(k,)``, int64."""
+        """Positions of the columns that plans set to a number, shape ``(k,)``, int64.
+
+        Features that are set level by level (``Feature.is_switch``) are not among them.
+        """
+        switches = {feature.name for feature in self.schema.switches}
+        positions = [self.column(n) for n in self.schema.actionable if n not in switches]
+        return torch.tensor(positions, dtype=torch.long)
+
+    @cached_property
+    def actions(self) -> Tensor:
+        """Position of every actionable feature's (first) column, shape ``(k,)``, int64."""
         positions = [self.column(name) for name in self.schema.actionable]
         return torch.tensor(positions, dtype=torch.long)
+
+    @cached_property
+    def moved_by_level(self) -> Tensor:
+        """Columns of the features that are set level by level, shape ``(d,)``, bool."""
+        columns = torch.zeros(self.n_columns, dtype=torch.bool)
+        for feature in self.schema.switches:
+            columns[self.block(feature.name)] = True
+        return columns
+
+    def level(self, x: Tensor, feature: Feature) -> Tensor:
+        """Position of each row's level among a feature's levels, int64, ``x`` without its last.
+
+        Args:
+            x: Shape ``(..., d)``, model space.
+            feature: With levels.
+        """
+        block = x[..., self.block(feature.name)]
+        if feature.kind == "nominal":
+            return block.argmax(dim=-1)
+        codes = torch.tensor(feature.codes, dtype=torch.float64)
+        return (block - codes).abs().argmin(dim=-1)
+
+    def at_level(self, feature: Feature, position: int) -> Tensor:
+        """What the columns of a feature hold at one of its levels, shape ``(width,)``."""
+        if feature.kind == "nominal":
+            return torch.eye(len(feature.levels), dtype=torch.float64)[position]
+        return torch.tensor([feature.codes[position]], dtype=torch.float64)
 
     @cached_property
     def adjacency(self) -> Tensor:

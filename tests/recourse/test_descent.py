@@ -310,7 +310,7 @@ def test_a_declared_bound_that_is_not_in_the_way_changes_nothing(
         for i, f in enumerate(schema.features)
     )
     bounded = PlanLimits(Encoding(replace(schema, features=declared)), None)
-    assert (bounded.room(standing) == 0).all()
+    assert (bounded.room(standing, standing) == 0).all()
     many, mask, start = crossed(people, limits, seed)
     walks = []
     for each in (limits, bounded):

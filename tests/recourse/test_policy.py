@@ -53,7 +53,7 @@ def policy(data: Benchmark, weights: Tensor) -> Policy:
     x = data.encoded("recourse")
     classifier = logistic(data, weights, torch.tensor(-0.5).double())
     made = new_policy(data, classifier, x, data.scm.abduct(x))
-    made.scale_to(plain(data))
+    made.scale_to(plain(data), torch.ones(40), 2.0)
     return made
 
 
@@ -89,8 +89,8 @@ def test_units_do_not_matter(data: Benchmark, weights: Tensor) -> None:
     other = new_policy(data, turned, x * factor + shift, u * factor)
     people = wishes(data)
     there = in_units(people, factor, shift)
-    one.scale_to(people)
-    other.scale_to(there)
+    one.scale_to(people, torch.ones(len(people)), 2.0)
+    other.scale_to(there, torch.ones(len(there)), 2.0)
     torch.testing.assert_close(one.describe(people), other.describe(there), rtol=1e-5, atol=1e-5)
     (a, own), (b, same) = one.drafts_and_margins(people, 4), other.drafts_and_margins(there, 4)
     assert torch.equal(a.masks, b.masks)

@@ -77,14 +77,14 @@ def test_a_plan_works_exactly_where_the_aim_is_reached_inside_declared_bounds(
     probability = plain._classifier.probability(reached)
     aim = plain._classifier.threshold + margin
     clear = (probability - aim).abs() > 1e-9
-    works = (probability >= aim) & tight.can_exist(reached)
+    works = (probability >= aim) & tight.can_exist(reached, reached)
     assert torch.equal((surplus >= 0)[clear], works[clear])
     assert 10 < works.sum() < len(works) - 10
     # Inside, the number is that of the log-odds, however near a bound is.
-    inside = tight.room(reached) >= 0
+    inside = tight.room(reached, reached) >= 0
     expected = plain._classifier.logit(reached) - math.log(aim / (1 - aim))
     torch.testing.assert_close(surplus[inside], expected[inside], rtol=0, atol=1e-9)
-    assert (surplus[~inside] <= tight.room(reached)[~inside]).all()
+    assert (surplus[~inside] <= tight.room(reached, reached)[~inside]).all()
 
 
 def test_the_aim_itself_is_enough_for_the_threshold(curved_problem: MakeProblem) -> None:

@@ -47,6 +47,10 @@ class AbsoluteCost(ScaledCost):
 
     kind: ClassVar[str] = "absolute"
 
+    @property
+    def _even_move(self) -> float:
+        return 1.0
+
     def _power(self, change: Tensor) -> Tensor:
         return change.abs()
 
@@ -57,5 +61,5 @@ class AbsoluteCost(ScaledCost):
     def _spread(self, x: Tensor) -> Tensor:
         spread = torch.ones(x.shape[-1], dtype=self._scale.dtype)
         at = self._columns
-        spread[at] = self._weights[at] / (max(1, len(at)) * self._scale[at])
+        spread[at] = self._weights[at] / (self._n_features * self._scale[at])
         return spread

@@ -21,7 +21,9 @@ __all__ = ["Cost"]
 class Cost(ABC):
     """Prices plans: the change of what is acted on, and each action for itself.
 
-    What follows causally is free, and so are columns that are not actionable. A subclass
+    What follows causally is free, and so are columns that are not actionable. A move between
+    levels of a feature that is set level by level costs as much as that of a binary feature whose
+    levels are equally frequent, times the move's own cost (``Feature.moves``). A subclass
     implements ``_change``, ``_spread``, ``state`` and ``from_state``.
 
     Args:
@@ -76,7 +78,12 @@ class Cost(ABC):
         self._is_actionable = torch.zeros(encoding.n_columns, dtype=torch.bool)
         self._is_actionable[self._columns] = True
         self._weights = torch.zeros(encoding.n_columns, dtype=torch.float64)
-        self._weights[self._columns] = torch.tensor([*self.weights.values()], dtype=torch.float64)
+        for name, weight in self.weights.items():
+            self._weights[encoding.block(name)] = weight
+        self._switches = [
+            (feature, torch.tensor(feature.move_costs, dtype=torch.float64))
+            for feature in schema.switches
+        ]
 
     def __call__(
         self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None = None
@@ -100,7 +107,7 @@ class Cost(ABC):
         change = self._change(x, mask, values, weights)
         if self.per_action == 0:
             return change
-        n_actions = mask[..., self._columns].to(change.dtype).sum(dim=-1)
+        n_actions = mask[..., self.encoding.actions].to(change.dtype).sum(dim=-1)
         return change + self.per_action * n_actions
 
     def of(self, x: Tensor, intervention: Intervention, weights: Tensor | None = None) -> Tensor:
@@ -180,6 +187,19 @@ class Cost(ABC):
     def _smooth(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
         """What ``prices`` take the slope of, in place of ``_change``."""
         return self._change(x, mask, values, weights)
+
+    def _moves(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
+        """Weighted cost of each move between levels, ``(..., s)`` for s such features."""
+        factors = self._weighted(self._weights, weights).expand(x.shape)
+        costs = []
+        for feature, table in self._switches:
+            first = self.encoding.column(feature.name)
+            own, to = (self.encoding.level(t, feature) for t in (x, values))
+            price = table[own, to] * factors[..., first]
+            # What no plan may do has no price.
+            price = price.nan_to_num(posinf=0.0)
+            costs.append(torch.where(mask[..., first] != 0, price, 0.0))
+        return torch.stack(costs, dim=-1)
 
     def _config(self) -> dict[str, Any]:
         return {"kind": self.kind, "weights": self.weights, "per_action": self.per_action}

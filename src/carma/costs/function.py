@@ -23,8 +23,10 @@ class FunctionCost(Cost):
     The function is called with ``x``, the ``values`` and the ``weights``, each of shape
     ``(n, d)``, and returns the cost of each row, shape ``(n,)``. ``values`` are ``x`` in the
     columns that are not acted on; ``weights`` are those of the features times the personal
-    factors, 0 in columns that are not actionable. It must be differentiable in ``values``,
-    treat every row by itself, and ask for no less the further a change goes.
+    factors, 0 in columns that are not actionable; in the columns of a feature that is set level
+    by level, times the cost of the move, and halved for nominal ones, of which two columns
+    change. It must be differentiable in ``values``, treat every row by itself, and ask for no
+    less the further a change goes.
 
     Args:
         encoding: Of the schema.
@@ -88,10 +90,21 @@ class FunctionCost(Cost):
         raise BundleError.of("load", "cost", STORED, state.config)
 
     def _change(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
-        factors = self._weighted(self._weights, weights).expand(x.shape)
+        factors = self._factors(x, mask, values, weights)
         parts = (x, self._reached(x, mask, values), factors)
         n_columns = x.shape[-1]
         return self.function(*(p.reshape(-1, n_columns) for p in parts)).reshape(x.shape[:-1])
+
+    def _factors(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
+        factors = self._weighted(self._weights, weights).expand(x.shape)
+        if not self._switches:
+            return factors
+        factors, moves = factors.clone(), self._moves(x, mask, values, weights)
+        for place, (feature, _) in enumerate(self._switches):
+            # Two columns change where a nominal feature does.
+            share = 2.0 if feature.kind == "nominal" else 1.0
+            factors[..., self.encoding.block(feature.name)] = moves[..., place, None] / share
+        return factors
 
     def _spread(self, x: Tensor) -> Tensor:
         return x.abs().clamp(min=1) if self._range is None else self._range

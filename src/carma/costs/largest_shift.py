@@ -54,6 +54,7 @@ class LargestShift(ShiftCost):
     kind: ClassVar[str] = "largest_shift"
     # With columns that are all but free, a step moves those alone and overshoots the maximum.
     _flat: ClassVar[float] = 1e-5
+    _even_move: ClassVar[float] = 0.5
 
     def _top(self, n: int) -> float:  # noqa: ARG002
         return 1.0

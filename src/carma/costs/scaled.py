@@ -47,13 +47,14 @@ class ScaledCost(Cost):
     ) -> None:
         super().__init__(encoding, weights, per_action)
         unit = self._unit(statistics)
-        constant = [n for n in self.weights if unit[encoding.column(n)] == 0]
+        by_level = {feature.name for feature in encoding.schema.switches}
+        constant = [n for n in self.weights if n not in by_level and unit[encoding.column(n)] == 0]
         if constant:
             rule = "vary in every actionable feature; constant"
             raise SettingsError.of(type(self).__name__, "statistics", rule, constant)
         at = self._columns
         scale = torch.zeros(encoding.n_columns, dtype=torch.float64)
-        scale[at] = self._weights[at] / (max(1, len(at)) * unit[at])
+        scale[at] = self._weights[at] / (self._n_features * unit[at])
         self._scale = scale
 
     @property
@@ -75,7 +76,20 @@ class ScaledCost(Cost):
 
     def _change(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
         price = self._weighted(self._scale, weights)
-        return (self._power(values - x) * mask * price).sum(dim=-1)
+        change = (self._power(values - x) * mask * price).sum(dim=-1)
+        if not self._switches:
+            return change
+        moves = self._moves(x, mask, values, weights).sum(dim=-1)
+        return change + self._even_move * moves / self._n_features
+
+    @property
+    def _n_features(self) -> int:
+        return max(1, len(self.weights))
+
+    @property
+    @abstractmethod
+    def _even_move(self) -> float:
+        """Cost of moving a binary feature whose levels are equally frequent, times K."""
 
     @abstractmethod
     def _power(self, change: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ class ShiftCost(Cost):
         (True, True)
     """
 
+    # From the lower to the upper half of a population.
+    _even_move: ClassVar[float]
+
     def __init__(
         self,
         encoding: Encoding,
@@ -63,7 +66,7 @@ class ShiftCost(Cost):
             raise SettingsError.of(owner, "rows", "be finite where actionable", bad)
         constant = [
             name
-            for name, column in zip(self.weights, population.T, strict=True)
+            for name, column in zip(self._numbers(), population.T, strict=True)
             if column.min() == column.max()
         ]
         if constant:
@@ -99,7 +102,16 @@ class ShiftCost(Cost):
         shift = factors * (places[0] - places[1]) * direction
         # Rounding may turn a difference of nearly 0 around.
         whole = torch.zeros(*shift.shape[:-1], x.shape[-1], dtype=shift.dtype)
-        return whole.index_copy(-1, at, shift.clamp(min=0))
+        whole = whole.index_copy(-1, at, shift.clamp(min=0))
+        if not self._switches:
+            return whole
+        moves = self._even_move * self._moves(x, mask, values, weights)
+        first = [self.encoding.column(feature.name) for feature, _ in self._switches]
+        return whole.index_copy(-1, torch.tensor(first), moves)
+
+    def _numbers(self) -> list[str]:
+        """The actionable features that are set to a number."""
+        return [self.encoding.columns[i] for i in self._columns.tolist()]
 
     def _spread(self, x: Tensor) -> Tensor:
         spread = torch.ones(x.shape[-1], dtype=torch.float64)

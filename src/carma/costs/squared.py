@@ -71,6 +71,11 @@ class SquaredCost(ScaledCost):
         price = self._weighted(self._scale, None if weights is None else weights.detach())
         return torch.where(self._is_actionable, price, 1.0).expand(x.shape)
 
+    @property
+    def _even_move(self) -> float:
+        # A standard deviation of 1/2 and a range of 1.
+        return 2.0
+
     def _power(self, change: Tensor) -> Tensor:
         return change.square()
 

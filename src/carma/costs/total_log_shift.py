@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -49,6 +50,7 @@ class TotalLogShift(ShiftCost):
     """
 
     kind: ClassVar[str] = "total_log_shift"
+    _even_move: ClassVar[float] = math.log(2)
 
     def _top(self, n: int) -> float:
         return 1 - 1 / (2 * n)

@@ -116,7 +116,7 @@ def evaluate(
         n_people=int(is_open.sum()),
         cost_x100=_mean(100.0 * price),
         coverage=_mean(100.0 * has_plan[is_open]),
-        actions=_mean(do.n_actions),
+        actions=_mean(do.mask[:, result.encoding.actions].sum(dim=1)),
         probability=_mean(plans.probability_after[has_plan]),
         ms_per_person=1000.0 * result.seconds / max(1, len(result)),
         causal_validity=validity,

@@ -67,7 +67,7 @@ class Apprenticeship:
         rows, held_out = split_rows(len(lessons), studies.validation_fraction, studies.seed)
         exam = lessons[held_out[:EXAMINED]]
         with torch.no_grad():
-            self._policy.scale_to(lessons.people)
+            self._policy.scale_to(lessons.people, lessons.cost.amin(dim=1), self._cost.degree)
             learned = Homework.of(lessons[rows], self._policy, self._columns, self._cost)
             examined = Homework.of(exam, self._policy, self._columns, self._cost)
             everybody = torch.arange(len(exam))

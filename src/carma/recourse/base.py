@@ -18,11 +18,14 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.personal import personal_limits
 from carma.progress import track
+from carma.recourse.candidates import lowest
+from carma.recourse.doubt import Uncertainty
 from carma.recourse.plans import Plans
 from carma.recourse.proposal import Proposal
 from carma.recourse.result import RecourseResult
 from carma.recourse.status import Status
-from carma.recourse.target import People
+from carma.recourse.switches import Switches
+from carma.recourse.target import People, Target
 from carma.state import State, one_thread
 from carma.table import to_pandas
 from carma.training import check_at_least
@@ -42,14 +45,15 @@ class Solver(ABC):
         cost: What plans cost; by default on the scale of the causal model's training table.
 
     Raises:
-        SchemaError: The parts describe different problems, no feature is actionable, or an
-            actionable feature is nominal.
+        SchemaError: The parts describe different problems, or no feature is actionable.
         NotFittedError: The causal model has seen no table.
     """
 
     kind: ClassVar[str]
     found: ClassVar[Status]
     at_once: ClassVar[int] = 4096
+    # Combinations of moves between levels that are followed up for each person; None is all.
+    most_worlds: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -67,15 +71,12 @@ class Solver(ABC):
             raise NotFittedError.of(type(causal_model).__name__, owner)
         if not self.schema.actionable:
             raise SchemaError.of(owner, "schema", "have an actionable feature", self.schema.names)
-        for name in self.schema.actionable:
-            if self.schema[name].kind == "nominal":
-                rule = "not be nominal: set it to 'mutable', or make its levels ordinal"
-                raise SchemaError.of(owner, "actionable feature", rule, name)
         self.causal_model = causal_model
         self.classifier = classifier
         self.encoding = causal_model.encoding
         self.cost: Cost = cost or SquaredCost(self.encoding, causal_model.statistics_)
         self.limits = PlanLimits(self.encoding, causal_model.statistics_)
+        self._switches = Switches(self.encoding, self._follow)
 
     @property
     @abstractmethod
@@ -231,6 +232,11 @@ class Solver(ABC):
                 parts.append(self._solve_chunk(x[rows], box, factors, n_plans))
             return tuple(Plans.joined(list(ranks)) for ranks in zip(*parts, strict=True))
 
+    @property
+    def validity(self) -> float | None:
+        """Probability with which plans shall hold; ``None``: none is asked for."""
+        return None
+
     @abstractmethod
     def state(self) -> State:
         """Settings and tensors from which ``restore`` rebuilds the solver."""
@@ -278,10 +284,155 @@ class Solver(ABC):
     ) -> list[Plans]:
         """Propose, check, and keep what passes, for rejected rows."""
         people = People(x, self.causal_model.abduct(x), limits, weights)
-        proposal = self._propose(people, n_plans)
+        plans = self._answered(people, self._proposed(people, n_plans), before)
+        n = len(people)
+        owner = torch.arange(n).repeat_interleave(len(plans.cost) // max(1, n))
+        if len(self._switches):
+            plans, owner = self._with_moves(people, before, plans, owner, n_plans)
+        is_lost = torch.ones(n, dtype=torch.bool)
+        is_lost[owner[torch.isfinite(plans.cost)]] = False
+        lost = is_lost.nonzero().squeeze(1)
+        if len(lost):
+            plans, owner = self._searched(people, before, plans, owner, lost, n_plans)
+        if len(owner) == n:
+            return [plans, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
+        effort = torch.zeros(n, dtype=torch.long).index_add(0, owner, plans.n_evaluations)
+        plans.n_evaluations.copy_(effort[owner])
+        return self._ranked(plans, owner, x, before, n_plans)
+
+    def _proposed(self, people: People, n_plans: int) -> Proposal:
+        if len(self.encoding.actionable):
+            return self._propose(people, n_plans)
+        nothing = torch.zeros(len(people), dtype=torch.long)
+        verdict = torch.full_like(nothing, Status.INFEASIBLE.code)
+        return Proposal(Intervention.none(people.x), nothing, verdict)
+
+    def _with_moves(
+        self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
+    ) -> tuple[Plans, Tensor]:
+        """Add plans that start with moves between levels; whose each plan is."""
+        least = plans.cost.nan_to_num(torch.inf).view(len(people), -1).amin(dim=1)
+        worlds, whose = self._switches.worlds(people, self._switches.open_to(people))
+        given = worlds.given
+        assert given is not None  # noqa: S101
+        price = self.cost.of(worlds.x, given, worlds.weights)
+        # Moves alone that cost more than a whole plan are of no use.
+        is_useful = torch.ones_like(price, dtype=torch.bool)
+        if n_plans == 1:
+            is_useful = price < least[whose]
+        keep = is_useful.nonzero().squeeze(1)
+        worlds, whose, price = worlds[keep], whose[keep], price[keep]
+        target = Target(self._follow, self.classifier, self.limits, 0.0)
+        surplus, lacks = (
+            target.surplus(some, torch.zeros_like(some.x, dtype=torch.bool), some.x)
+            for some in (worlds, people)
+        )
+        keep = self._promising(whose, price, surplus, least, -lacks)
+        worlds, whose, surplus = worlds[keep], whose[keep], surplus[keep]
+        is_sure, uncertainty = self._standing(worlds, surplus)
+        is_allowed = worlds.limits.keeps_rules(torch.zeros_like(worlds.x, dtype=torch.bool))
+        found, owners = [plans], [owner]
+        alone = (is_allowed & (surplus >= 0)).nonzero().squeeze(1)
+        if len(alone):
+            some, tried = worlds[alone], torch.ones_like(alone)
+            doubt = None if uncertainty is None else uncertainty[alone]
+            proposal = Proposal(Intervention.none(some.x), tried, uncertainty=doubt)
+            found.append(self._answered(some, proposal, before[whose[alone]]))
+            owners.append(whose[alone])
+        rest = (~(is_allowed & is_sure)).nonzero().squeeze(1)
+        if len(rest):
+            some = worlds[rest]
+            further = self._answered(some, self._proposed(some, n_plans), before[whose[rest]])
+            found.append(further)
+            owners.append(whose[rest].repeat_interleave(len(further.cost) // len(rest)))
+        return _in_order(found, owners)
+
+    def _searched(
+        self,
+        people: People,
+        before: Tensor,
+        plans: Plans,
+        owner: Tensor,
+        lost: Tensor,
+        n_plans: int,
+    ) -> tuple[Plans, Tensor]:
+        """Add plans for people without one, by the search, in all the worlds open to them."""
+        found, owners = [], []
+        some = people[lost]
+        is_open = torch.zeros(len(lost), len(self._switches), dtype=torch.bool)
+        if len(self._switches):
+            is_open = self._switches.open_to(some)
+            worlds, whose = self._switches.worlds(some, is_open)
+            some = People.joined([self._switches.stay(some), worlds])
+            lost = torch.cat([lost, lost[whose]])
+        proposal = self._rescue(some, n_plans)
+        if proposal is not None:
+            further = self._answered(some, proposal, before[lost])
+            found.append(further)
+            owners.append(lost.repeat_interleave(len(further.cost) // len(lost)))
+        # What was searched for comes first: it may have a proof that there is nothing.
+        every, owner = _in_order([*found, plans], [*owners, owner])
+        if len(self._switches):
+            has_moves = torch.zeros(len(people), dtype=torch.bool)
+            has_moves[lost[: len(is_open)]] = is_open.any(dim=1)
+            # No proof without moves is one with them.
+            is_proof = every.status == Status.INFEASIBLE.code
+            every.status[is_proof & has_moves[owner]] = Status.NOT_FOUND.code
+        return every, owner
+
+    def _rescue(self, people: People, n_plans: int) -> Proposal | None:  # noqa: ARG002
+        """Search for people for whom nothing was proposed that works; ``None``: do not."""
+        return None
+
+    def _promising(
+        self, whose: Tensor, price: Tensor, surplus: Tensor, least: Tensor, lacks: Tensor
+    ) -> Tensor:
+        """Which worlds to follow up, by position: all, or the few that look cheapest."""
+        if self.most_worlds is None:
+            return torch.arange(len(whose))
+        # What is left to do is taken to cost as much as it did without the moves, or usually does.
+        degree = self.cost.degree
+        usual = self._usual_rate * lacks.clamp(min=0).pow(degree)
+        known = torch.where(torch.isfinite(least), least, usual)
+        share = ((-surplus).clamp(min=0) / lacks[whose].clamp(min=TINY)).clamp(max=FAR)
+        total = price + known[whose] * share.pow(degree)
+        total = torch.where(total < HOPE * least[whose], total, torch.inf)
+        chosen = lowest(total, whose, len(least), self.most_worlds)
+        return chosen[torch.isfinite(total[chosen])]
+
+    @property
+    def _usual_rate(self) -> float:
+        """What plans usually cost, for every log-odds that people lack, to the cost's degree."""
+        return 1.0
+
+    def _standing(
+        self,
+        people: People,  # noqa: ARG002
+        surplus: Tensor,
+    ) -> tuple[Tensor, Uncertainty | None]:
+        """Who needs to set nothing any more, and how sure that is.
+
+        Args:
+            people: After moves between levels.
+            surplus: Their log-odds past the threshold.
+        """
+        aim = Target(self._follow, self.classifier, self.limits, self.margin or 0.0)
+        bare = Target(self._follow, self.classifier, self.limits, 0.0)
+        return surplus >= aim.logit - bare.logit, None
+
+    def _answered(self, people: People, proposal: Proposal, before: Tensor) -> Plans:
+        """What passes of a proposal, and why the rest does not; those of one person together."""
         do = proposal.intervention
-        each = len(do.mask) // max(1, len(x))
+        each = len(do.mask) // max(1, len(people))
         many = people if each == 1 else people.repeated(each)
+        is_empty = ~(do.mask & many.limits.can_move).any(dim=1)
+        acts = do
+        if many.given is not None:
+            is_empty &= ~many.given.mask.any(dim=1)
+            # Moves alone, or with what was proposed on top of them.
+            values = torch.where(many.given.mask, many.given.values, do.values)
+            acts = Intervention(do.mask | many.given.mask, values)
+        do = many.do(do.mask, do.values)
         reached = self._follow(many.x, do, many.u)
         logit = self.classifier.logit(reached)
         probability = torch.sigmoid(logit)
@@ -289,9 +440,8 @@ class Solver(ABC):
         passed = proposal.status
         if passed is None:
             passed = torch.full((len(do.mask),), self.found.code)
-        status = self._judge(many, proposal, passed, reached, probability)
+        status = self._judge(many, acts, passed, reached, probability)
         # Setting what cannot be moved is no plan.
-        is_empty = ~(do.mask & many.limits.can_move).any(dim=1)
         status = torch.where(is_empty, verdict.repeat_interleave(each), status)
         status[~torch.isfinite(before).repeat_interleave(each)] = Status.UNDEFINED.code
         works = (status == passed) & ~is_empty
@@ -302,7 +452,7 @@ class Solver(ABC):
             validity = proposal.uncertainty.validity(ahead)
         price = self.cost(many.x, do.mask, do.values, many.weights)
         first = before if each == 1 else before.repeat_interleave(each)
-        plans = Plans(
+        return Plans(
             status,
             kept,
             torch.where(kept, do.values, many.x),
@@ -313,19 +463,27 @@ class Solver(ABC):
             torch.where(works, validity.to(probability.dtype), torch.nan),
             proposal.n_evaluations.repeat_interleave(each),
         )
-        if each == 1:
-            return [plans, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
-        return self._ranked(plans, x, before, each, n_plans)
 
     def _ranked(
-        self, plans: Plans, x: Tensor, before: Tensor, each: int, n_plans: int
+        self, plans: Plans, owner: Tensor, x: Tensor, before: Tensor, n_plans: int
     ) -> list[Plans]:
         """The cheapest plans of each person that no cheaper one makes useless."""
         n = len(x)
-        cost = plans.cost.nan_to_num(torch.inf).view(n, each)
+        rank = plans.cost.nan_to_num(torch.inf)
+        if self.validity is not None:
+            # What is not sure enough comes after all that is.
+            is_short = plans.expected_validity < self.validity - ROUNDING
+            rank = torch.where(is_short, UNSURE + rank, rank)
+        if n_plans == 1:
+            return [plans[lowest(rank, owner, n, 1)]]
+        sizes = torch.bincount(owner, minlength=n)
+        each = int(sizes.max())
+        place = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
+        row = torch.zeros(n, each, dtype=torch.long)
+        cost = torch.full((n, each), torch.inf, dtype=rank.dtype)
+        row[owner, place], cost[owner, place] = torch.arange(len(owner)), rank
         order = cost.argsort(dim=1, stable=True)
-        cost = cost.gather(1, order)
-        row = order + each * torch.arange(n)[:, None]
+        cost, row = cost.gather(1, order), row.gather(1, order)
         mask = plans.mask[row]
         within = ~(mask[:, :, None] & ~mask[:, None]).any(dim=3)
         earlier = torch.ones(each, each, dtype=torch.bool).triu(1)
@@ -352,12 +510,11 @@ class Solver(ABC):
         return torch.where(is_stuck, Status.INFEASIBLE.code, verdict)
 
     def _judge(
-        self, people: People, proposal: Proposal, passed: Tensor, reached: Tensor, p: Tensor
+        self, people: People, acts: Intervention, passed: Tensor, reached: Tensor, p: Tensor
     ) -> Tensor:
         """Status of each proposal; later lines overrule earlier ones."""
-        do = proposal.intervention
-        permitted = self.limits.permits(people.x, do, people.limits)
-        permitted &= self.limits.can_exist(reached)
+        permitted = self.limits.permits(people.x, acts, people.limits)
+        permitted &= self.limits.can_exist(people.x, reached)
         is_finite = torch.isfinite(p) & torch.isfinite(reached).all(dim=1)
         status = passed.clone()
         status[p < self.classifier.threshold] = Status.STILL_REJECTED.code
@@ -403,3 +560,18 @@ def _refuse(owner: str, name: str, rule: str, values: Tensor, wrong: Tensor) -> 
         row, column = wrong.nonzero()[0].tolist()
         rule = f"{rule}; row {row}, column {column} has value"
         raise ConstraintError.of(owner, name, rule, values[row, column].item())
+
+
+def _in_order(parts: list[Plans], owners: list[Tensor]) -> tuple[Plans, Tensor]:
+    """All plans, those of one person next to each other."""
+    plans, owner = Plans.joined(parts), torch.cat(owners)
+    order = owner.argsort(stable=True)
+    return plans[order], owner[order]
+
+
+# How much further from acceptance than before moves may lead; worlds that look this much dearer
+# than the best plan are given up.
+FAR, HOPE = 1e6, 1.3
+TINY = 1e-6
+# Cost that ranks plans which are not sure enough behind all that are; rounding of a probability.
+UNSURE, ROUNDING = 1e9, 1e-6

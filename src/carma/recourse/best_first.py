@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from carma.costs import Cost
-from carma.interventions import Intervention
 from carma.recourse.halfspace import cheapest_change
 from carma.recourse.linear import total_effects
 from carma.recourse.subsets import set_codes
@@ -51,7 +50,7 @@ class LocalModel:
             mask[:, i] = False
             with torch.enable_grad():
                 values = at.detach().requires_grad_()
-                moved = follow(people.x, Intervention(mask, values), people.u)[:, i]
+                moved = follow(people.x, people.do(mask, values), people.u)[:, i]
                 if moved.requires_grad:
                     (slopes,) = torch.autograd.grad(moved.sum(), values, allow_unused=True)
                     if slopes is not None:

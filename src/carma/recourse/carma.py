@@ -10,13 +10,13 @@ from torch import Tensor
 
 from carma.classifiers.base import Classifier
 from carma.costs import Cost
-from carma.errors import NotFittedError, SettingsError, TrainingError
+from carma.errors import NotFittedError, SchemaError, SettingsError, TrainingError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
 from carma.recourse.base import Solver
-from carma.recourse.doubt import Doubt, quantile
+from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
 from carma.recourse.grounding import Grounding
 from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful
@@ -24,7 +24,7 @@ from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import Policy
 from carma.recourse.proposal import Proposal
-from carma.recourse.refinement import Refined, Refinement
+from carma.recourse.refinement import Refinement
 from carma.recourse.starts import spread_evenly
 from carma.recourse.status import Status
 from carma.recourse.subsets import n_subsets
@@ -146,6 +146,7 @@ class Carma(Solver):
 
     kind: ClassVar[str] = "carma"
     at_once: ClassVar[int] = 8192
+    most_worlds: ClassVar[int | None] = 5
     found: ClassVar[Status] = Status.REFINED
     history_: History
     rehearsal_: History
@@ -162,6 +163,11 @@ class Carma(Solver):
         super().__init__(causal_model, classifier, cost=cost)
         self.settings = settings or CarmaSettings()
         self._columns = self.encoding.actionable
+        if not len(self._columns):
+            rule = "have an actionable feature that is set to a number; ExactSolver needs none"
+            raise SchemaError.of("Carma", "schema", rule, self.schema.actionable)
+        self._sureness = Doubt(causal_model, classifier)
+        self._spreads = quantile(self.settings.validity, self._sureness.n_alternatives)
         self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
         self.surrogate_ = None
         if classifier.has_slope:
@@ -211,6 +217,11 @@ class Carma(Solver):
     def margin(self) -> None:
         """It differs from person to person."""
         return
+
+    @property
+    def validity(self) -> float:
+        """See ``CarmaSettings``."""
+        return self.settings.validity
 
     def using(
         self,
@@ -279,6 +290,10 @@ class Carma(Solver):
                 people = People(chunk, self.causal_model.abduct(chunk), self._around(chunk))
                 plain = replace(people, weights=torch.ones_like(chunk))
                 both = People.joined([plain, wishful(people, self._columns, draws)])
+                if len(self._switches):
+                    both = self._switches.drawn(both, MOVED, draws)
+                    nothing = torch.zeros_like(both.x, dtype=torch.bool)
+                    both = both[self._target.surplus(both, nothing, both.x) < 0]
                 taught.append(self._teacher.lessons(both))
         return Lessons.joined(taught)
 
@@ -293,9 +308,22 @@ class Carma(Solver):
             n_plans = min(n_plans, n_subsets(len(self._columns)))
             drafts, margin = self._policy.drafts_and_margins(people, count)
             plans = self._refinement.best(people, drafts, margin, n_plans)
-            each = len(plans.cost) // len(people)
             effort = torch.full((len(people),), self._refinement.effort(count, n_plans))
-            return self._completed(people, plans, each, effort, n_plans)
+            mask = plans.mask & torch.isfinite(plans.cost)[:, None]
+            own = Status.REFINED if settings.refine_steps else Status.AMORTIZED
+            status = torch.full((len(mask),), own.code)
+            verdict = torch.full((len(people),), Status.NOT_FOUND.code)
+            do = Intervention(mask, plans.values)
+            return Proposal(do, effort, verdict, status, plans.uncertainty)
+
+    @property
+    def _usual_rate(self) -> float:
+        return float(self._policy.rate)
+
+    def _standing(self, people: People, surplus: Tensor) -> tuple[Tensor, Uncertainty | None]:
+        nothing = torch.zeros_like(people.x, dtype=torch.bool)
+        uncertainty = self._sureness.of(people, nothing, people.x)
+        return surplus >= uncertainty.margin(self._spreads), uncertainty
 
     def _one_pass(self, people: People) -> Proposal:
         """One forward pass; the checks come later. How sure it is, would take a search."""
@@ -307,36 +335,21 @@ class Carma(Solver):
         effort = torch.ones(n, dtype=torch.long)
         return Proposal(Intervention(mask, values), effort, verdict, status)
 
-    def _completed(
-        self, people: People, plans: Refined, each: int, effort: Tensor, n_plans: int
-    ) -> Proposal:
-        """Search for those without a plan, and tell where each plan comes from."""
-        n, d = people.x.shape
-        mask, values = plans.mask.view(n, each, d), plans.values.view(n, each, d)
-        works = torch.isfinite(plans.cost).view(n, each)
-        mask = mask & works[..., None]
-        uncertainty = plans.uncertainty
-        own = Status.REFINED if self.settings.refine_steps else Status.AMORTIZED
-        status = torch.full((n, each), own.code)
-        verdict = torch.full((n,), Status.NOT_FOUND.code)
-        lost = (~works.any(dim=1)).nonzero().squeeze(1)
-        if len(lost) and self.settings.fallback:
-            some = people[lost]
-            found = self._last_resort._propose(some, n_plans)
-            do, many = found.intervention, some.repeated(n_plans)
+    def _rescue(self, people: People, n_plans: int) -> Proposal | None:
+        """Search as ``ExactSolver`` does, and go as far past the threshold as it takes."""
+        if not self.settings.fallback:
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            people = people.cloned()
+            found = self._last_resort._propose(people, n_plans)
+            do, many = found.intervention, people.repeated(n_plans)
             price = self.cost(many.x, do.mask, do.values, many.weights)
             price = torch.where(do.mask.any(dim=1), price, torch.inf)
             sure = self._refinement.secured(many, do.mask, do.values, price)
-            mask[lost, :n_plans] = sure.mask.view(-1, n_plans, d)
-            values[lost, :n_plans] = sure.values.view(-1, n_plans, d)
-            places = (lost[:, None] * each + torch.arange(n_plans)).flatten()
-            uncertainty.put(places, sure.uncertainty)
-            status[lost] = Status.SEARCHED.code
-            effort[lost] += found.n_evaluations
-            if found.verdict is not None:
-                verdict[lost] = found.verdict
-        do = Intervention(mask.flatten(0, 1), values.flatten(0, 1))
-        return Proposal(do, effort, verdict, status.flatten(), uncertainty)
+            status = torch.full_like(do.mask[:, 0], Status.SEARCHED.code, dtype=torch.long)
+            secured = Intervention(sure.mask, sure.values)
+            parts = (found.n_evaluations, found.verdict, status, sure.uncertainty)
+            return Proposal(secured, *parts)
 
     def _new_policy(self, u: Tensor) -> Policy:
         settings = self.settings
@@ -386,6 +399,8 @@ class Carma(Solver):
 # Starts of the walks that teach, and walks at once.
 STARTS = 6
 WALKS = 1 << 12
+# People who have made moves between levels before they learn.
+MOVED = 0.4
 # Rounds of trials that repair plans on steps and levels, and how far these reach at first.
 TRIALS = 20
 NEAR_REACH = 0.02

@@ -176,6 +176,7 @@ class DiceVae(Solver):
     """
 
     kind: ClassVar[str] = "dice_vae"
+    most_worlds: ClassVar[int | None] = 5
     found: ClassVar[Status] = Status.AMORTIZED
     history_: History
 

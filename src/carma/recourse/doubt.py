@@ -9,7 +9,6 @@ from scipy import special
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
-from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.target import People
 
@@ -104,7 +103,7 @@ class Doubt:
         if not others or not n:
             nothing = torch.zeros(n, dtype=torch.float64)
             return Uncertainty(nothing, nothing.clone(), others)
-        do = Intervention(mask, values)
+        do = people.do(mask, values)
         own = self._classifier.logit(self._model.counterfactual(people.x, do, people.u)).double()
         reached = self._model.alternatives(people.x, do)
         logit = self._classifier.logit(reached.flatten(0, 1)).view(others, n).double()

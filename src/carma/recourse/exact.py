@@ -162,7 +162,7 @@ class ExactSolver(Solver):
         self._patterns = PatternSearch(*parts, chosen.search_rounds, FAR_REACH)
         self._polish = PatternSearch(*parts, chosen.polish_rounds, NEAR_REACH)
         walks_each = chosen.max_subsets if self._every is None else len(self._every)
-        self._rows_at_once = max(1, ROWS // (walks_each * chosen.starts))
+        self._rows_at_once = max(1, ROWS // (max(1, walks_each) * chosen.starts))
 
     @property
     def is_fitted(self) -> bool:
@@ -228,7 +228,9 @@ class ExactSolver(Solver):
     def _most_promising(self, people: People, menu: list[Found]) -> Found:
         """Best plans where there are too many sets to try them all."""
         assert self._best_first is not None  # noqa: S101
-        plain = self._usable(people, menu, self._plain & people.limits.may_act[:, None])
+        plain = self._plain & people.limits.may_act[:, None]
+        plain = torch.cat([plain, people.limits.widest[:, None]], dim=1)
+        plain = self._usable(people, menu, plain)
         if self._linear is None and not self.classifier.has_slope:
             # Nothing to list sets by.
             return self._flipped(people, menu, self._best_of(people, plain))
@@ -247,7 +249,7 @@ class ExactSolver(Solver):
         found, tried = self._best_of(people, masks), masks
         for _ in range(LOOKS):
             # Look again from the best plan: slopes there are those of the boundary it meets.
-            reached = self._follow(people.x, Intervention(found.mask, found.values), people.u)
+            reached = self._follow(people.x, people.do(found.mask, found.values), people.u)
             model = LocalModel.around(self._follow, self._target, people, reached)
             model = model.meeting(found.mask, found.values - people.x)
             masks, _ = self._best_first.subsets(people, model)
@@ -274,7 +276,7 @@ class ExactSolver(Solver):
         flips = torch.zeros(len(self._columns), people.x.shape[1], dtype=torch.bool)
         flips[torch.arange(len(self._columns)), self._columns] = True
         for _ in range(FLIPS):
-            reached = self._follow(people.x, Intervention(found.mask, found.values), people.u)
+            reached = self._follow(people.x, people.do(found.mask, found.values), people.u)
             masks = (found.mask[:, None] ^ flips) & people.limits.may_act[:, None]
             masks &= torch.isfinite(found.cost)[:, None, None]
             too_many = masks.sum(dim=2) > (self.settings.max_actions or len(self._columns))
@@ -342,9 +344,16 @@ class ExactSolver(Solver):
         """Proven: no plan within the limits reaches the threshold, ``(n,)``."""
         box = people.limits
         # What can only be set to the own value moves nothing.
-        moves = Limits(box.lower, box.upper, box.can_move)
-        follows = self._may_follow(moves.may_act)
-        _, highest = self.classifier.bounds(*self.limits.reachable(people.x, moves, follows))
+        moves, at = Limits(box.lower, box.upper, box.can_move), people.x
+        sources = moves.may_act.clone()
+        if people.given is not None:
+            at = torch.where(people.given.mask, people.given.values, at)
+            sources |= people.given.mask
+        timed = torch.zeros_like(sources)
+        for action, moved in self.limits.rules.timed:
+            timed[:, moved] |= sources[:, action]
+        follows = self._may_follow(sources | timed) | timed
+        _, highest = self.classifier.bounds(*self.limits.reachable(at, moves, follows))
         return highest < self._bare_target.logit
 
     def _may_follow(self, may_act: Tensor) -> Tensor:

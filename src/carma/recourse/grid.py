@@ -172,12 +172,15 @@ class GridOracle(Solver):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, values and number of combinations tried for a few people."""
         n, total = len(people), math.prod(sizes)
+        if not sizes:
+            nothing = torch.zeros_like(people.x, dtype=torch.bool)
+            return nothing, people.x, torch.zeros(n, dtype=torch.long)
         best = torch.full((n,), torch.inf, dtype=people.x.dtype)
         winner = torch.zeros(n, dtype=torch.long)
         tried = torch.zeros(n, dtype=torch.long)
         for start in range(0, total, BLOCK):
             codes = torch.arange(start, min(total, start + BLOCK))
-            price = self._price(codes, options, sizes)
+            price = self._price(people, codes, options, sizes)
             price[price >= best[:, None]] = torch.inf
             price, order = price.sort(dim=1, stable=True)
             usable = torch.isfinite(price).sum(dim=1)
@@ -199,7 +202,7 @@ class GridOracle(Solver):
         return mask[:, 0] & found, torch.where(found, values[:, 0], people.x), tried
 
     def _price(
-        self, codes: Tensor, options: list[tuple[Tensor, Tensor]], sizes: list[int]
+        self, people: People, codes: Tensor, options: list[tuple[Tensor, Tensor]], sizes: list[int]
     ) -> Tensor:
         """Cost of each combination for each person, infinite where it is not allowed."""
         choice = torch.unravel_index(codes, sizes)
@@ -209,6 +212,12 @@ class GridOracle(Solver):
         n_actions = torch.stack([position > 0 for position in choice]).sum(dim=0)
         most = self.settings.max_actions or len(sizes)
         price[:, (n_actions == 0) | (n_actions > most)] = torch.inf
+        if people.limits.rules is not None and people.limits.rules.bind_sets:
+            masks = torch.zeros(len(codes), people.x.shape[1], dtype=torch.bool)
+            for column, position in zip(self.encoding.actionable, choice, strict=True):
+                masks[:, column] = position > 0
+            allowed = people.limits.keeps_rules(masks.expand(len(people), -1, -1))
+            price[~allowed] = torch.inf
         return price
 
     def _works(

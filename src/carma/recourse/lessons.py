@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from carma.constraints import Limits
 from carma.costs import Cost
 from carma.recourse.candidates import Found
 from carma.recourse.descent import Descent
@@ -99,7 +98,7 @@ class Teacher:
         if self._every is not None:
             every = self._every.expand(len(people), -1, -1)
             return self._taught(people, every & people.limits.allows(every)[..., None])
-        everything = people.limits.can_move
+        everything = people.limits.widest
         found = self._walks.candidates(people, everything[:, None]).best()
         visited = [found, *self._neighbours.improved(people, found, ROUNDS)][-VISITED:]
         # Found no plan: nothing is taught.
@@ -158,11 +157,11 @@ def wishful(people: People, columns: Tensor, draws: torch.Generator) -> People:
     shares = torch.rand(2, n, d, generator=draws, dtype=torch.float64)
     shares = torch.where(chance(NARROWED), shares, 1.0)
     rise, fall = (share.masked_fill(chance(ONE_WAY), 0.0) for share in shares)
-    limits = Limits(
-        torch.where(fall == 1, box.lower, people.x - fall * (people.x - box.lower)),
-        torch.where(rise == 1, box.upper, people.x + rise * (box.upper - people.x)),
-        box.may_act & ~frozen,
-        box.max_actions,
+    limits = replace(
+        box,
+        lower=torch.where(fall == 1, box.lower, people.x - fall * (people.x - box.lower)),
+        upper=torch.where(rise == 1, box.upper, people.x + rise * (box.upper - people.x)),
+        may_act=box.may_act & ~frozen,
     )
     weights = (WEIGHTS * torch.randn(n, d, generator=draws, dtype=torch.float64)).exp()
     weights = torch.where(torch.rand(n, 1, generator=draws) < WEIGHED, weights, 1.0)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from carma.costs import Cost
-from carma.interventions import Intervention
 from carma.recourse.candidates import Found
 from carma.recourse.descent import Descent
 from carma.recourse.target import Follow, People, Target
@@ -64,7 +63,7 @@ class Neighbours:
 
     def _round(self, people: People, found: Found) -> Found:
         n, k = len(people), len(self._flips)
-        reached = self._follow(people.x, Intervention(found.mask, found.values), people.u)
+        reached = self._follow(people.x, people.do(found.mask, found.values), people.u)
         flipped = found.mask[:, None] ^ self._flips
         single, cost, values = self._walked(people, flipped, reached, ONE)
         gain = torch.where(torch.isfinite(cost), found.cost[:, None] - cost, -torch.inf)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,7 @@ class Policy(nn.Module):
     scale: Tensor
     width: Tensor
     steepness: Tensor
+    rate: Tensor
 
     def __init__(
         self,
@@ -75,14 +78,25 @@ class Policy(nn.Module):
         self.register_buffer("scale", torch.where(spread > 0, spread, 1.0))
         self.register_buffer("width", self.scale[:d][columns].clone())
         self.register_buffer("steepness", torch.ones((), dtype=torch.float64))
+        self.register_buffer("rate", torch.ones((), dtype=torch.float64))
 
-    def scale_to(self, people: People) -> None:
-        """Take the scale of the log-odds from training people."""
-        self.steepness.copy_(self._classifier.logit(people.x).double().square().mean().sqrt())
+    def scale_to(self, people: People, least: Tensor, degree: float) -> None:
+        """Take the scale of the log-odds, and of costs, from training people.
+
+        Args:
+            people: n of them.
+            least: Cost of their cheapest plans, shape ``(n,)``.
+            degree: Of the cost.
+        """
+        logit = self._classifier.logit(people.stand).double()
+        self.steepness.copy_(logit.square().mean().sqrt())
+        threshold = self._classifier.threshold
+        lacks = (math.log(threshold / (1 - threshold)) - logit).clamp(min=CLOSE)
+        self.rate.copy_((least / lacks.pow(degree)).median())
 
     def describe(self, people: People) -> Tensor:
         """What the networks see of each person, shape ``(n, inputs)``, float32."""
-        who = (torch.cat([people.x, people.u], dim=1) - self.centre) / self.scale
+        who = (torch.cat([people.stand, people.u], dim=1) - self.centre) / self.scale
         limits: Limits = people.limits
         x, columns = people.x[:, self._columns], self._columns
         usable = limits.may_act[:, columns]
@@ -98,7 +112,7 @@ class Policy(nn.Module):
                 min=1
             )
             price = torch.where(usable, price, 0.0).clamp(-HEAVY, HEAVY)
-        far = self._classifier.logit(people.x)[:, None] / self.steepness
+        far = self._classifier.logit(people.stand)[:, None] / self.steepness
         seen = torch.cat([who.clamp(-FAR, FAR), far.clamp(-FAR, FAR), room, price], dim=1)
         return seen.float()
 
@@ -129,7 +143,9 @@ class Policy(nn.Module):
         columns = self._columns
         usable = people.limits.can_move[:, columns]
         logits = self.logits(seen).masked_fill(~usable, -torch.inf)
-        masks = most_probable(logits, count, people.limits.max_actions)
+        rules = people.limits.rules
+        allows = None if rules is None or not rules.bind_sets else self._keeper(people)
+        masks = most_probable(logits, count, people.limits.max_actions, allows)
         n, m, _ = masks.shape
         flat = masks.flatten(0, 1)
         repeated = seen if m == 1 else seen.repeat_interleave(m, 0)
@@ -140,6 +156,14 @@ class Policy(nn.Module):
         wide_masks[..., columns] = masks
         inside = _held(people.x[:, None] + wide, limits.lower[:, None], limits.upper[:, None])
         return Drafts(wide_masks, inside)
+
+    def _keeper(self, people: People) -> Callable[[Tensor], Tensor]:
+        def keeps(masks: Tensor) -> Tensor:
+            wide = torch.zeros(*masks.shape[:2], people.x.shape[1], dtype=torch.bool)
+            wide[..., self._columns] = masks
+            return people.limits.keeps_rules(wide)
+
+        return keeps
 
     def logits(self, seen: Tensor) -> Tensor:
         """Log-odds that the cheapest plan acts on each feature, ``(n, K)``."""
@@ -202,3 +226,5 @@ LEAST, WIDEST = 1e-3, 30.0
 ROOM = 2.0
 FAR = 8.0
 HEAVY = 3.0
+# Log-odds that everybody lacks at least, where the price of one is told.
+CLOSE = 0.1

@@ -201,6 +201,7 @@ class PublishedCarma(Solver):
     """
 
     kind: ClassVar[str] = "carma_published"
+    most_worlds: ClassVar[int | None] = 5
     found: ClassVar[Status] = Status.AMORTIZED
     history_: History
 

@@ -187,7 +187,9 @@ class Refinement:
             return plans
         moved = (plans.values - people.x).abs() / self._scale
         tiny = plans.mask & (moved < TINY)
-        rows = (tiny.any(dim=1) & (plans.mask & ~tiny).any(dim=1)).nonzero().squeeze(1)
+        spared = plans.mask & ~tiny
+        is_simpler = tiny.any(dim=1) & spared.any(dim=1) & people.limits.keeps_rules(spared)
+        rows = is_simpler.nonzero().squeeze(1)
         if not len(rows):
             return plans
         margin = plans.uncertainty[rows].margin(self._quantile)

@@ -204,7 +204,7 @@ class RecourseResult:
             "probability_before": column(plans.probability_before),
             "probability_after": column(plans.probability_after).where(is_answered),
             "expected_validity": column(plans.expected_validity).where(is_answered),
-            "n_actions": column(plans.mask.sum(dim=1)),
+            "n_actions": column(plans.mask[:, self.encoding.actions].sum(dim=1)),
             "n_evaluations": column(plans.n_evaluations),
         }
         after = self.encoding.decode(plans.counterfactual, self.index)
@@ -280,7 +280,8 @@ class RecourseResult:
                 name = feature.name
                 change = Change(_plain(before[name].iloc[0]), _plain(after[name].iloc[0]))
                 where = self.encoding.block(name)
-                if bool(plans.mask[i, where].any()):
+                # What passing time moves is set, too, but nobody acts on it.
+                if feature.role == "actionable" and bool(plans.mask[i, where].any()):
                     actions[name] = change
                 elif moved[where].any() and change.before != change.after:
                     consequences[name] = change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import torch
@@ -65,7 +66,12 @@ def set_codes(masks: Tensor) -> Tensor:
     return (masks * weights).sum(dim=-1)
 
 
-def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None) -> Tensor:
+def most_probable(
+    logits: Tensor,
+    count: int,
+    max_actions: Tensor | None = None,
+    allows: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """The likeliest sets of independent features, without trying them all.
 
     A set's log-probability falls short of the likeliest one's by the sum of ``|logit|`` over the
@@ -76,6 +82,7 @@ def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None)
         count: Sets wanted.
         max_actions: Largest set of each row, shape ``(n,)``, at least 1: every feature then pays
             as much as makes the likeliest set fit.
+        allows: Which masks ``(n, m, K)`` may be offered, ``(n, m)`` bool; without it, all.
 
     Returns:
         Masks ``(n, count, K)``, bool, the likeliest first, no two alike, none empty: where there
@@ -97,6 +104,8 @@ def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None)
         base &= place < max_actions[:, None]
         logits = logits - toll
     kept = count + 1 if max_actions is None else 4 * count + 1
+    if allows is not None:
+        kept = max(kept, MANY * count)
     price = logits.abs()
     total = torch.zeros(n, 1, dtype=logits.dtype)
     flips = torch.zeros(n, 1, k, dtype=torch.bool)
@@ -113,6 +122,12 @@ def most_probable(logits: Tensor, count: int, max_actions: Tensor | None = None)
     fits = (size > 0) & torch.isfinite(total)
     if max_actions is not None:
         fits &= size <= max_actions[:, None]
+    if allows is not None:
+        fits &= allows(masks)
     order = torch.where(fits, total, torch.inf).sort(dim=1, stable=True).indices[:, :count]
     masks = masks & fits[..., None]
     return masks.gather(1, order[..., None].expand(-1, -1, k))
+
+
+# As many sets are looked through for each one wanted where not all may be offered.
+MANY = 32

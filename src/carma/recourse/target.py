@@ -29,6 +29,8 @@ class People:
         limits: Their boxes.
         weights: Personal factors on the price of each change, shape ``(n, d)``; ``None`` is 1.
         aim: Log-odds past the target's own aim that each asks for, shape ``(n,)``; ``None`` is 0.
+        given: What is set in any case, besides what a plan sets; ``None`` is nothing.
+        start: What follows from that alone, shape ``(n, d)``; ``None`` is ``x``.
     """
 
     x: Tensor
@@ -36,6 +38,8 @@ class People:
     limits: Limits
     weights: Tensor | None = None
     aim: Tensor | None = None
+    given: Intervention | None = None
+    start: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -54,8 +58,32 @@ class People:
         """Put batches one after the other; what one of them leaves open, all must."""
         limits = Limits.joined([part.limits for part in parts])
         x, u = (torch.cat([getattr(p, name) for p in parts]) for name in ("x", "u"))
-        weights, aim = (joined_or_none([getattr(p, n) for p in parts]) for n in ("weights", "aim"))
-        return cls(x, u, limits, weights, aim)
+        weights, aim, start = (
+            joined_or_none([getattr(p, n) for p in parts]) for n in ("weights", "aim", "start")
+        )
+        given = [p.given for p in parts if p.given is not None]
+        whole = Intervention.joined(given) if given else None
+        return cls(x, u, limits, weights, aim, whole, start)
+
+    @property
+    def stand(self) -> Tensor:
+        """Where people stand before a plan sets anything, shape ``(n, d)``."""
+        return self.x if self.start is None else self.start
+
+    def do(self, mask: Tensor, values: Tensor) -> Intervention:
+        """All that is set by a plan: what is given, and what passing time moves, too.
+
+        Args:
+            mask: Columns that the plan sets, shape ``(n, d)``, bool.
+            values: Same shape.
+        """
+        if self.given is not None:
+            values = torch.where(self.given.mask, self.given.values, values)
+            mask = mask | self.given.mask
+        rules = self.limits.rules
+        if rules is not None and rules.take_time:
+            mask, values = rules.with_time(self.x, mask, values)
+        return Intervention(mask, values)
 
     def repeated(self, times: int) -> People:
         """Every row ``times`` times in a row."""
@@ -64,7 +92,10 @@ class People:
     def _each(self, function: Callable[[Tensor], Tensor]) -> People:
         weights = None if self.weights is None else function(self.weights)
         aim = None if self.aim is None else function(self.aim)
-        return People(function(self.x), function(self.u), self.limits.each(function), weights, aim)
+        given = None if self.given is None else self.given.each(function)
+        start = None if self.start is None else function(self.start)
+        x, u = function(self.x), function(self.u)
+        return People(x, u, self.limits.each(function), weights, aim, given, start)
 
 
 class Target:
@@ -92,11 +123,11 @@ class Target:
         Where something that follows would leave its declared bounds, how far it leaves them
         (as a share of their width, negative) if that is less. Never NaN.
         """
-        reached = self._follow(people.x, Intervention(mask, values), people.u)
+        reached = self._follow(people.x, people.do(mask, values), people.u)
         ahead = self._classifier.logit(reached) - self.logit
         if people.aim is not None:
             ahead = ahead - people.aim
-        room = self._limits.room(reached)
+        room = self._limits.room(people.x, reached)
         # Room that is left must not count: the slope would be that of the nearest bound, and
         # with a feature on its bound, no walk could tell how far past the aim it is.
         ahead = torch.where(room < 0, torch.minimum(ahead, room), ahead)

@@ -1,0 +1,137 @@
+"""Moves between levels: what a plan may start with, before it sets any number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain, combinations, product
+
+import torch
+from torch import Tensor
+
+from carma.interventions import Intervention
+from carma.recourse.target import Follow, People
+from carma.schema import Feature
+from carma.table import Encoding
+
+__all__ = ["Switches"]
+
+
+class Switches:
+    """All combinations of moves of the features that are set level by level.
+
+    A plan is one combination and numbers set on top of it. Combinations of few features come
+    first; where there are too many, those of more features are left out.
+
+    Args:
+        encoding: Of the schema.
+        follow: What the solver believes to follow.
+
+    Example:
+        >>> from carma import CausalGraph, Feature, Schema
+        >>> job = Feature("job", "nominal", levels=("clerk", "cook", "nurse"), role="actionable")
+        >>> phone = Feature("phone", "binary", role="actionable", moves=((0, 1),))
+        >>> encoding = Encoding(Schema((job, phone), CausalGraph(("job", "phone"))))
+        >>> len(Switches(encoding, lambda x, do, u: x))
+        7
+    """
+
+    def __init__(self, encoding: Encoding, follow: Follow) -> None:
+        self._encoding, self._follow = encoding, follow
+        features = encoding.schema.switches
+        self._costs = {f.name: torch.tensor(f.move_costs, dtype=torch.float64) for f in features}
+        targets = {
+            f.name: [
+                to
+                for to in range(len(f.levels))
+                if bool(self._costs[f.name][:, to].isfinite().sum() > 1)
+            ]
+            for f in features
+        }
+        self._combinations: list[tuple[tuple[Feature, int], ...]] = []
+        for size in range(1, len(features) + 1):
+            of_size = chain.from_iterable(
+                product(*([(f, to) for to in targets[f.name]] for f in chosen))
+                for chosen in combinations(features, size)
+            )
+            found = list(of_size)
+            if size > 1 and len(self._combinations) + len(found) > MOST:
+                break
+            self._combinations += found
+        d, m = encoding.n_columns, len(self._combinations)
+        self._mask = torch.zeros(m, d, dtype=torch.bool)
+        self._values = torch.zeros(m, d, dtype=torch.float64)
+        self._size = torch.tensor([len(c) for c in self._combinations], dtype=torch.long)
+        for row, combination in enumerate(self._combinations):
+            for feature, to in combination:
+                where = encoding.block(feature.name)
+                self._mask[row, where] = True
+                self._values[row, where] = encoding.at_level(feature, to)
+
+    def __len__(self) -> int:
+        """Number of combinations."""
+        return len(self._combinations)
+
+    def open_to(self, people: People) -> Tensor:
+        """Which combinations each person may move to, shape ``(n, m)``, bool."""
+        limits = people.limits
+        may = torch.ones(len(people), len(self), dtype=torch.bool)
+        for column, combination in enumerate(self._combinations):
+            for feature, to in combination:
+                own = self._encoding.level(people.x, feature)
+                can = self._costs[feature.name][own, to].isfinite() & (own != to)
+                may[:, column] &= can & limits.may_act[:, self._encoding.column(feature.name)]
+        if limits.max_actions is not None:
+            may &= self._size <= limits.max_actions[:, None]
+        return may
+
+    def worlds(self, people: People, chosen: Tensor) -> tuple[People, Tensor]:
+        """People after the moves, with what is left to them.
+
+        Args:
+            people: n of them.
+            chosen: Which combinations of each, shape ``(n, m)``, bool.
+
+        Returns:
+            One row for each combination chosen, and whose it is, ``(w,)``.
+        """
+        owner, which = chosen.nonzero(as_tuple=True)
+        some = people[owner]
+        given = Intervention(self._mask[which], self._values[which])
+        limits = replace(some.limits, given=given.mask)
+        if limits.max_actions is not None:
+            left = limits.max_actions - self._size[which]
+            may_act = limits.may_act & (left > 0)[:, None]
+            limits = replace(limits, max_actions=left.clamp(min=1), may_act=may_act)
+        moved = replace(some, limits=limits, given=given)
+        nothing = torch.zeros_like(given.mask)
+        start = self._follow(some.x, moved.do(nothing, some.x), some.u)
+        return replace(moved, start=start), owner
+
+    def stay(self, people: People) -> People:
+        """The same people after no move at all, to be joined with those who moved."""
+        given = Intervention.none(people.x)
+        limits = replace(people.limits, given=given.mask)
+        return replace(people, limits=limits, given=given, start=people.x)
+
+    def drawn(self, people: People, share: float, draws: torch.Generator) -> People:
+        """The same people, some of them after a random combination of moves.
+
+        Args:
+            people: n of them.
+            share: Of those who move.
+            draws: Of the moves.
+        """
+        may = self.open_to(people)
+        moves = may.any(dim=1) & (torch.rand(len(people), generator=draws) < share)
+        weight = torch.where(moves[:, None], may, True).double()
+        which = torch.multinomial(weight, 1, generator=draws).squeeze(1)
+        mask = self._mask[which] & moves[:, None]
+        given = Intervention(mask, torch.where(mask, self._values[which], people.x))
+        moved = replace(people, limits=replace(people.limits, given=mask), given=given)
+        nothing = torch.zeros_like(mask)
+        start = self._follow(people.x, moved.do(nothing, people.x), people.u)
+        return replace(moved, start=start)
+
+
+# Combinations at most; single moves are all tried, however many there are.
+MOST = 40

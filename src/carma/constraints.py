@@ -166,6 +166,7 @@ class PlanLimits:
         self._width = torch.ones(d, dtype=torch.float64)
         if statistics is not None:
             self._width = torch.where(statistics.std > 0, statistics.std, 1.0)
+        self._digits = _digits(self._width, self._lower, self._upper)
         self._may_act = torch.zeros(d, dtype=torch.bool)
         self._may_fall = torch.ones(d, dtype=torch.bool)
         self._may_rise = torch.ones(d, dtype=torch.bool)
@@ -373,6 +374,28 @@ class PlanLimits:
             values.register_hook(without_outward)  # type: ignore[no-untyped-call]
         return values
 
+    def said(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
+        """Round values to decimals that a file can hold, away from the person's own value.
+
+        A number that is printed and read again is the same number: at most 15 digits, about nine
+        of them finer than a standard deviation.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``.
+            values: Of a plan, same shape.
+            limits: The boxes; rounding never leaves them.
+        """
+        places = self._digits
+        # A power of ten is exact, a tenth is not: divide where there are decimals.
+        by = torch.pow(10.0, places.abs().double())
+        count = torch.where(places >= 0, values * by, values / by)
+        near = count.round()
+        outward = torch.where(values >= x, count.ceil(), count.floor())
+        kept = torch.where((count - near).abs() < ALMOST, near, outward)
+        rounded = torch.where(places >= 0, kept / by, kept * by)
+        inside = (rounded >= limits.lower) & (rounded <= limits.upper)
+        return torch.where(inside & (values != x), rounded, values)
+
     def _exists(self, x: Tensor, values: Tensor) -> Tensor:
         """True where a value lies on the feature's steps or levels, or is the person's own."""
         step = torch.where(self._stepped, self._step, torch.ones_like(self._step))
@@ -412,3 +435,16 @@ class PlanLimits:
         if codes[0] > codes[-1]:
             fall, rise = bool(self._may_fall[i]), bool(self._may_rise[i])
             self._may_fall[i], self._may_rise[i] = rise, fall
+
+
+def _digits(width: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Decimals of each column's values, negative for multiples of powers of ten, ``(d,)``."""
+    largest = torch.maximum(lower.abs(), upper.abs())
+    largest = torch.where(torch.isfinite(largest), largest, width)
+    finest = torch.maximum(FINEST * width, SHORTEST * torch.maximum(largest, width))
+    return -finest.log10().ceil().long()
+
+
+# Shares of a standard deviation and of the largest value: what plans are rounded to.
+FINEST, SHORTEST = 1e-9, 1e-14
+ALMOST = 1e-3

@@ -426,15 +426,27 @@ class Solver(ABC):
         each = len(do.mask) // max(1, len(people))
         many = people if each == 1 else people.repeated(each)
         is_empty = ~(do.mask & many.limits.can_move).any(dim=1)
-        acts = do
+        # In decimals, unless that is what makes a plan fail.
+        told = self.limits.said(many.x, do.values, many.limits)
+        said = many.do(do.mask, told)
+        reached = self._follow(many.x, said, many.u)
+        logit = self.classifier.logit(reached)
+        fails = (
+            ((torch.sigmoid(logit) < self.classifier.threshold) & ~is_empty).nonzero().squeeze(1)
+        )
+        if len(fails):
+            some = many[fails]
+            exact = some.do(do.mask[fails], do.values[fails])
+            told[fails], said.values[fails] = do.values[fails], exact.values
+            reached[fails] = self._follow(some.x, exact, some.u)
+            logit[fails] = self.classifier.logit(reached[fails])
+        acts = Intervention(do.mask, told)
         if many.given is not None:
             is_empty &= ~many.given.mask.any(dim=1)
             # Moves alone, or with what was proposed on top of them.
-            values = torch.where(many.given.mask, many.given.values, do.values)
+            values = torch.where(many.given.mask, many.given.values, told)
             acts = Intervention(do.mask | many.given.mask, values)
-        do = many.do(do.mask, do.values)
-        reached = self._follow(many.x, do, many.u)
-        logit = self.classifier.logit(reached)
+        do = said
         probability = torch.sigmoid(logit)
         verdict = self._verdict(people, proposal, before)
         passed = proposal.status

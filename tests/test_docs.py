@@ -38,7 +38,14 @@ def _documented() -> set[str]:
 
 def test_the_complete_example_is_read_whole() -> None:
     problem = Problem.from_toml(_example())
-    assert problem.schema.names == ("job", "age", "income", "savings", "has_guarantor")
+    assert problem.schema.names == (
+        "job",
+        "age",
+        "income",
+        "savings",
+        "has_guarantor",
+        "income_band",
+    )
     assert problem.schema.actionable == ("income", "savings")
     assert problem.schema.graph.parents("income") == ("job", "age")
     assert problem.data == Path("people.csv")

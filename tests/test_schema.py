@@ -260,3 +260,67 @@ def test_what_changes_is_told_apart_and_rightly(before: float, after: float) -> 
         assert first == second == Feature("income").say(before)
     for value, number in zip((before, after), told, strict=True):
         assert number == pytest.approx(value, rel=1e-3, abs=0.51 if abs(value) >= 1000 else 6e-3)
+
+
+def derived(formula: str, **settings: Any) -> Schema:
+    names = ("a", "b", "job", "c")
+    features = (
+        Feature("a", role="actionable"),
+        Feature("b"),
+        Feature("job", "nominal", levels=("cook", "clerk")),
+        Feature("c", formula=formula, **settings),
+    )
+    return Schema(features, CausalGraph(names, (("a", "b"),)))
+
+
+def test_a_formula_makes_the_causes_of_its_feature() -> None:
+    schema = derived("a / b")
+    assert schema.graph.parents("c") == ("a", "b")
+    assert schema.formulas["c"].names == ("a", "b")
+    again = Schema.from_toml(schema.to_toml())
+    assert again == schema
+    assert schema.to_dict()["graph"] == {"b": ["a"]}
+    assert schema.to_dict()["features"]["c"]["formula"] == "a / b"
+    assert Schema(schema.features, schema.graph) == schema
+
+
+@pytest.mark.parametrize(
+    ("formula", "settings", "message"),
+    [
+        ("a / d", {}, r"Feature 'c': 'formula' must only name features .*; got 'd'"),
+        ("a + job", {}, r"'formula' must not use a nominal feature.*; got 'job'"),
+        ("a + c", {}, "'formula' must not use the feature itself"),
+        ("a +", {}, "Feature 'c': 'formula' must be one expression"),
+        ("a.real", {}, "Feature 'c': 'formula' must only use"),
+        ("7", {}, "name a feature"),
+        ("", {}, "be an expression over features"),
+        (3, {}, "be an expression over features"),
+        ("a", {"role": "actionable"}, "'role' must be mutable: a derived feature follows"),
+        ("a", {"role": "immutable"}, "not be an effect of an actionable feature"),
+        ("a", {"direction": "up"}, "'direction' must be any: a derived feature"),
+        ("a", {"kind": "nominal", "levels": ("x", "y")}, "'formula' must be absent for kind"),
+    ],
+)
+def test_formulas_that_contradict_something(
+    formula: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SchemaError, match=message):
+        derived(formula, **settings)
+
+
+def test_formulas_keep_the_graph_without_cycles() -> None:
+    x, y = Feature("x", formula="y + a"), Feature("y", formula="a - b")
+    a, b = Feature("a"), Feature("b")
+    assert list(problem(x, y, a, b).formulas) == ["y", "x"]
+    with pytest.raises(SchemaError, match=r"Feature 'y': .*that is a cycle; got 'b'"):
+        problem(y, a, b, edges=[("y", "b")])
+    with pytest.raises(SchemaError, match=r"Feature 'y': .*that is a cycle; got 'x'"):
+        problem(x, Feature("y", formula="x * 2"), a, b)
+    with pytest.raises(GraphError, match=r"'derived feature x' must have no cause but"):
+        problem(x, y, a, b, edges=[("b", "x")])
+
+
+def test_an_immutable_derived_feature_of_what_never_moves() -> None:
+    age = Feature("age", role="immutable")
+    old = Feature("old", "binary", role="immutable", formula="age >= 65")
+    assert problem(age, old).graph.parents("old") == ("age",)

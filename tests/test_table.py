@@ -366,3 +366,88 @@ def test_labels_compare_by_value(values: list[Any], favourable: Any) -> None:
     graph = CausalGraph(("age",))
     schema = Schema((Feature("age"),), graph, outcome="paid", favourable=favourable)
     assert labels(schema, pd.DataFrame({"paid": values})).tolist() == [True, False]
+
+
+LOAN = (
+    Feature("rate", formula="amount / duration", step=0.01, bounds=(0, 50)),
+    Feature("amount"),
+    Feature("duration", "integer"),
+    Feature("years", "integer", formula="duration / 12"),
+    Feature("grade", "ordinal", levels=("low", "mid", "high"), formula="bin(amount, 10, 100)"),
+    Feature("is_long", "binary", levels=("no", "yes"), formula="years > 1 and grade < 2"),
+)
+DERIVED = Encoding(Schema(LOAN, CausalGraph(tuple(f.name for f in LOAN))))
+
+
+@pytest.fixture
+def loans() -> pd.DataFrame:
+    content = {"amount": [100.0, 10.0, 9.0], "duration": [36, 7, 24]}
+    return pd.DataFrame(content, index=["ann", "bob", "cy"])
+
+
+def test_derived_columns_are_computed_where_a_table_lacks_them(loans: pd.DataFrame) -> None:
+    x = DERIVED.encode(loans)
+    whole = DERIVED.decode(x, loans.index)
+    assert whole["rate"].tolist() == [100 / 36, 10 / 7, 9 / 24]
+    assert whole["years"].tolist() == [3, 1, 2]
+    assert whole["grade"].tolist() == ["high", "mid", "low"]
+    assert whole["is_long"].tolist() == ["no", "no", "yes"]
+    assert torch.equal(DERIVED.encode(whole), x)
+    assert torch.equal(DERIVED.encode(pl.from_pandas(whole)), x)
+    assert torch.equal(DERIVED.derive(torch.where(DERIVED.is_derived, torch.nan, x)), x)
+    assert torch.equal(DERIVED.derive(x.expand(2, 3, 6)), x.expand(2, 3, 6))
+    some = DERIVED.completed(whole.drop(columns=["rate", "grade"]).assign(years=[3, 1, 2]))
+    assert same(some[list(whole)], whole)
+    assert DERIVED.completed(whole) is whole
+
+
+def test_without_derived_features_nothing_is_computed(people: pd.DataFrame) -> None:
+    encoding = Encoding(SCHEMA)
+    x = encoding.encode(people)
+    assert encoding.derive(x) is x
+    assert not encoding.is_derived.any()
+
+
+def test_derived_columns_may_be_rounded_to_their_step(loans: pd.DataFrame) -> None:
+    x = DERIVED.encode(loans)
+    for rate in ([2.78, 1.43, 0.37], [100 / 36 * (1 + 1e-7), 10 / 7, 0.375]):
+        assert torch.equal(DERIVED.encode(loans.assign(rate=rate)), x)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("rate", [2.79, 1.43, 0.37], r"column rate, row 'ann'.* be 2\.777\d* by its .*got 2\.79$"),
+        ("rate", [2.78, 1.43, 0.39], r"column rate, row 'cy'.* must be 0\.375 by .*got 0\.39$"),
+        ("years", [3, 2, 2], r"column years, row 'bob'.* must be 1 by its formula .*got 2$"),
+        ("grade", ["high", "mid", "mid"], r"row 'cy'.* must be low by its formula .*got 'mid'$"),
+        ("is_long", ["yes", "no", "yes"], r"row 'ann'.* must be no by .*got 'yes'$"),
+        ("rate", [2.78, None, 0.37], "column rate, row 'bob'.* not missing"),
+        ("duration", [36, 0, 24], r"rate, row 'bob'.* finite number by its formula amount / dur"),
+        ("duration", [36, 7, -24], "column rate, row 'cy'.* within its bounds 0 to 50 by its"),
+        ("duration", [1, 7, 24], r"column rate, row 'ann'.* within its bounds .*got 100\.0"),
+    ],
+)
+def test_derived_columns_that_disagree(
+    loans: pd.DataFrame, column: str, values: list[Any], message: str
+) -> None:
+    with pytest.raises(TableError, match=message):
+        DERIVED.encode(loans.assign(**{column: values}))
+
+
+def test_a_formula_has_to_give_levels_that_exist() -> None:
+    features = (Feature("a"), Feature("b", "ordinal", levels=(1, 5), formula="2 * a + 1"))
+    encoding = Encoding(Schema(features, CausalGraph(("a", "b"))))
+    assert encoding.encode(pd.DataFrame({"a": [0.0, 2.0]})).tolist() == [[0, 1], [2, 5]]
+    with pytest.raises(TableError, match=r"row 1.* the code of a level \(1, 5\) by .*got 3\.0"):
+        encoding.encode(pd.DataFrame({"a": [0.0, 1.0]}))
+
+
+def test_slopes_pass_through_rounding_of_derived_columns() -> None:
+    x = torch.tensor([[0.0, 100.0, 30.0, 0.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    found = DERIVED.derive(x)
+    assert found[0, 3] == 2
+    (slopes,) = torch.autograd.grad(found[0, 3] + found[0, 0], x)
+    expected = torch.zeros(1, 6, dtype=torch.float64)
+    expected[0, 1], expected[0, 2] = 1 / 30, 1 / 12 - 100 / 30**2
+    torch.testing.assert_close(slopes, expected)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from carma.models.anm import AdditiveNoiseModel as AdditiveNoiseModel
     from carma.models.anm import AdditiveNoiseSettings as AdditiveNoiseSettings
     from carma.models.base import CausalModel as CausalModel
+    from carma.models.derived import WithDerived as WithDerived
     from carma.models.flow import CausalFlow as CausalFlow
     from carma.models.flow import FlowSettings as FlowSettings
     from carma.models.mixed import MixedFlow as MixedFlow
@@ -117,6 +118,7 @@ _HOMES = {
     "Tuned": "carma.evaluation.trials",
     "Vaca": "carma.models.vaca",
     "VacaSettings": "carma.models.vaca",
+    "WithDerived": "carma.models.derived",
     "additive": "carma.models.scm",
     "compare": "carma.evaluation.comparison",
     "draft_schema": "carma.draft",
@@ -180,6 +182,7 @@ __all__ = [
     "Tuned",
     "Vaca",
     "VacaSettings",
+    "WithDerived",
     "additive",
     "compare",
     "draft_schema",

@@ -23,12 +23,9 @@ from carma.classifiers.torch_module import TorchClassifier
 from carma.costs import cost_from_state
 from carma.errors import BundleError, CarmaError
 from carma.files import write_whole
-from carma.models.anm import AdditiveNoiseModel
 from carma.models.base import CausalModel
-from carma.models.flow import CausalFlow
-from carma.models.mixed import MixedFlow
+from carma.models.derived import LEARNED, WithDerived
 from carma.models.scm import StructuralCausalModel
-from carma.models.vaca import Vaca
 from carma.recourse.base import Solver
 from carma.recourse.carma import Carma
 from carma.recourse.dice_vae import DiceVae
@@ -44,9 +41,6 @@ __all__ = ["Bundle", "load", "load_bundle", "save"]
 
 FORMAT = 3
 PARTS = ("causal_model", "classifier", "cost", "solver")
-CAUSAL_MODELS: dict[str, type[CausalModel]] = {
-    model.kind: model for model in (AdditiveNoiseModel, CausalFlow, MixedFlow, Vaca)
-}
 SOLVERS: dict[str, type[Solver]] = {
     solver.kind: solver
     for solver in (Carma, DiceVae, ExactSolver, GridOracle, NonCausalOptimum, PublishedCarma)
@@ -221,10 +215,12 @@ def _causal_model(
         return own.from_state(schema, state)
     if kind == StructuralCausalModel.kind:
         return structural_model(state.config["name"])
-    if kind not in CAUSAL_MODELS:
+    if kind == WithDerived.kind:
+        return WithDerived.from_state(schema, state, own)
+    if kind not in LEARNED:
         rule = f"be handed in: the class of the caller's own causal model, of kind {kind!r}"
         raise BundleError.of("load", "causal_model", rule, own)
-    return CAUSAL_MODELS[kind].from_state(schema, state)
+    return LEARNED[kind].from_state(schema, state)
 
 
 def _classifier(

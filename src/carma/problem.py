@@ -19,6 +19,7 @@ from carma.costs import Cost
 from carma.errors import SettingsError
 from carma.models.anm import AdditiveNoiseModel, AdditiveNoiseSettings
 from carma.models.base import CausalModel
+from carma.models.derived import WithDerived
 from carma.models.flow import CausalFlow, FlowSettings
 from carma.models.mixed import MixedFlow, MixedSettings
 from carma.models.vaca import Vaca, VacaSettings
@@ -159,9 +160,13 @@ class Problem:
         return self.solver.training.seed
 
     def new_causal_model(self) -> CausalModel:
-        """The causal model that ``[causal_model]`` asks for, not fitted."""
+        """The causal model that ``[causal_model]`` asks for, not fitted.
+
+        Inside ``WithDerived`` where the schema has derived features.
+        """
         model, _ = CAUSAL_MODELS[self._causal_kind]
-        return model(self.schema, self.causal_model)
+        inner = model(self.schema.base, self.causal_model)
+        return WithDerived(self.schema, inner) if self.schema.formulas else inner
 
     @property
     def _causal_kind(self) -> str:

@@ -6,7 +6,7 @@ import math
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -15,6 +15,7 @@ import tomli_w
 
 from carma.errors import FileError, GraphError, SchemaError
 from carma.files import write_whole
+from carma.formula import Formula
 from carma.graph import CausalGraph
 from carma.rules import ActionRules, TimeLink
 
@@ -54,6 +55,9 @@ class Feature:
             says. A move of cost 1 is as dear as that of a binary feature whose levels are equally
             frequent.
         unit: Shown after values, such as ``"EUR"``.
+        formula: Makes it a derived feature, which is an exact function of others (``Formula``):
+            computed, not learned, and never acted on. The value is rounded if the kind is integer;
+            with levels it is the code of one (``codes``). Not for nominal features.
 
     Raises:
         SchemaError: A field contradicts another or the rules above.
@@ -76,6 +80,7 @@ class Feature:
     cost_weight: float = 1.0
     moves: tuple[tuple[Any, ...], ...] = ()
     unit: str = ""
+    formula: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -102,6 +107,8 @@ class Feature:
             raise self._error("direction", "be any: immutable features never move", self.direction)
         if not _is_number(self.cost_weight) or self.cost_weight <= 0:
             raise self._error("cost_weight", "be a finite number above 0", self.cost_weight)
+        if self.formula is not None:
+            self._check_derived(Formula(self.name, self.formula))
 
     @property
     def has_levels(self) -> bool:
@@ -245,6 +252,17 @@ class Feature:
             if len(move) == 3 and (not _is_number(move[2]) or move[2] <= 0):
                 raise self._error("moves", "have a finite cost above 0", list(move))
 
+    def _check_derived(self, formula: Formula) -> None:
+        if self.kind == "nominal":
+            raise self._error("formula", "be absent for kind nominal", formula.text)
+        if self.name in formula.names:
+            raise self._error("formula", "not use the feature itself", formula.text)
+        if self.role == "actionable":
+            raise self._error("role", "be mutable: a derived feature follows others", self.role)
+        if self.direction != "any":
+            rule = "be any: a derived feature is never acted on"
+            raise self._error("direction", rule, self.direction)
+
     def _listed(self, argument: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str):
             raise self._error(argument, "be a list, not text", value)
@@ -263,7 +281,8 @@ class Schema:
 
     Args:
         features: One ``Feature`` a column, in the order of the table.
-        graph: Causal graph over exactly these features.
+        graph: Causal graph over exactly these features. The causes of a derived feature are what
+            its formula names; they are added where they are not there.
         outcome: Column with the recorded decision, if the table has one.
         favourable: The value of ``outcome`` that people hope for.
         threshold: A person is accepted when the probability of the favourable outcome is at
@@ -273,7 +292,7 @@ class Schema:
 
     Raises:
         SchemaError: The parts contradict each other.
-        GraphError: The graph names other features.
+        GraphError: The graph names other features, or other causes of a derived feature.
 
     Example:
         >>> schema = Schema(
@@ -387,7 +406,9 @@ class Schema:
         if self.ignore:
             content["ignore"] = list(self.ignore)
         content["graph"] = {
-            name: list(self.graph.parents(name)) for name in self.names if self.graph.parents(name)
+            name: list(self.graph.parents(name))
+            for name in self.names
+            if self.graph.parents(name) and name not in self.formulas
         }
         content["features"] = {f.name: _feature_to_dict(f) for f in self.features}
         if self.rules != ActionRules():
@@ -415,6 +436,43 @@ class Schema:
         """Names of the features that a plan may set, in order."""
         return tuple(f.name for f in self.features if f.role == "actionable")
 
+    @cached_property
+    def formulas(self) -> dict[str, Formula]:
+        """Formulas of the derived features by name, in an order in which they can be computed."""
+        derived = {f.name: Formula(f.name, f.formula) for f in self.features if f.formula}
+        return {name: derived[name] for name in self.graph.order if name in derived}
+
+    @cached_property
+    def base(self) -> Schema:
+        """The same problem without its derived features; itself where there are none.
+
+        Where one of them is a cause, what it is computed from takes its place in the graph. A
+        table may still have their columns.
+
+        Example:
+            >>> rate = Feature("rate", formula="amount / duration")
+            >>> parts = (Feature("amount"), Feature("duration"), rate, Feature("risk"))
+            >>> graph = CausalGraph.from_parents({"risk": ["rate"]}, [f.name for f in parts])
+            >>> Schema(parts, graph).base.graph.edges
+            (('amount', 'risk'), ('duration', 'risk'))
+        """
+        if not self.formulas:
+            return self
+        sources: dict[str, set[str]] = {name: {name} for name in self.names}
+        for name, formula in self.formulas.items():
+            sources[name] = set().union(*(sources[n] for n in formula.names))
+        kept = tuple(f for f in self.features if f.formula is None)
+        edges = [
+            (source, effect)
+            for cause, effect in self.graph.edges
+            if effect not in self.formulas
+            for source in sources[cause]
+        ]
+        graph = CausalGraph.from_edges(edges, [f.name for f in kept])
+        ignore = (*self.ignore, *self.formulas)
+        # Rules between actions may name derived features, and mechanisms know nothing of them.
+        return replace(self, features=kept, graph=graph, ignore=ignore, rules=ActionRules())
+
     def __getitem__(self, name: str) -> Feature:
         """Return the feature of that name."""
         for feature in self.features:
@@ -437,6 +495,30 @@ class Schema:
             raise GraphError.of("Schema", "graph", rule, strangers or absent)
         if self.graph.nodes != self.names:
             object.__setattr__(self, "graph", CausalGraph(self.names, self.graph.edges))
+        for feature in self.features:
+            if feature.formula is not None:
+                self._link(feature, Formula(feature.name, feature.formula))
+
+    def _link(self, feature: Feature, formula: Formula) -> None:
+        """Make the features that a formula names the causes of the derived one."""
+        owner, argument = f"Feature {feature.name!r}", "formula"
+        for name in formula.names:
+            if name not in self.names:
+                rule = f"only name features ({', '.join(self.names)})"
+                raise SchemaError.of(owner, argument, rule, name)
+            if self[name].kind == "nominal":
+                rule = "not use a nominal feature: its levels are no numbers"
+                raise SchemaError.of(owner, argument, rule, name)
+            if name in self.graph.descendants(feature.name):
+                rule = "not use what the feature acts on itself: that is a cycle"
+                raise SchemaError.of(owner, argument, rule, name)
+        others = [n for n in self.graph.parents(feature.name) if n not in formula.names]
+        if others:
+            rule = "have no cause but what its formula names"
+            raise GraphError.of("Schema", f"derived feature {feature.name}", rule, others)
+        added = tuple((name, feature.name) for name in formula.names)
+        graph = CausalGraph(self.names, (*self.graph.edges, *added))
+        object.__setattr__(self, "graph", graph)
 
     def _check_rules(self) -> None:
         rules = self.rules
@@ -465,7 +547,10 @@ class Schema:
             raise SchemaError.of("Schema", place, rule, link.takes)
         followers = {n for name in self.actionable for n in self.graph.descendants(name)}
         is_moved = link.moves in self.names and self[link.moves].role == "mutable"
-        if not is_moved or self[link.moves].has_levels or link.moves in followers:
+        if is_moved:
+            moved = self[link.moves]
+            is_moved = not (moved.has_levels or moved.formula is not None)
+        if not is_moved or link.moves in followers:
             rule = "move a mutable feature with numbers that no action moves by itself"
             raise SchemaError.of("Schema", place, rule, link.moves)
         self._check_effects(link.moves, f"time moves {link.moves!r}, which moves it")

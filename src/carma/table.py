@@ -125,6 +125,14 @@ class Encoding:
         return torch.tensor([feature.codes[position]], dtype=torch.float64)
 
     @cached_property
+    def is_derived(self) -> Tensor:
+        """True for the columns of derived features, shape ``(d,)``, bool."""
+        features = self.schema.features
+        # What is made in inference mode could not be used outside of it.
+        with torch.inference_mode(False):
+            return torch.tensor([features[owner].formula is not None for owner in self.owners])
+
+    @cached_property
     def adjacency(self) -> Tensor:
         """The graph over columns, ``(d, d)`` bool: ``[i, j]`` true when ``j`` acts on ``i``."""
         return self._spread(self.schema.graph.adjacency) | torch.eye(
@@ -146,21 +154,26 @@ class Encoding:
 
         Args:
             frame: pandas or polars DataFrame, original units, all features as columns; the
-                outcome and ignored columns may be there.
+                outcome and ignored columns may be there. Derived features need not be there;
+                where they are, they have to agree with their formulas to a millionth, or to half
+                of their step. The answer has what the formulas give.
 
         Returns:
             Shape ``(n, d)``, float64, model space.
 
         Raises:
             TableError: A column is missing, unknown or repeated, a value is missing, infinite,
-                of the wrong kind, out of bounds or an unknown level, the index repeats a
-                label, or the table is empty. The message names column and row.
+                of the wrong kind, out of bounds or an unknown level, a formula has no value or
+                another one, the index repeats a label, or the table is empty. The message names
+                column and row.
         """
         table = to_pandas(frame)
         self._check_shape(table)
         # One contiguous column a feature is written at a time: tables arrive column-wise.
         x = np.empty((self.n_columns, len(table)))
         for feature in self.schema.features:
+            if feature.formula is not None and feature.name not in table:
+                continue
             where = self.block(feature.name)
             series = table[feature.name]
             if feature.has_levels:
@@ -171,7 +184,60 @@ class Encoding:
                     x[where.start] = np.asarray(feature.codes)[codes]
             else:
                 x[where.start] = _numbers(feature, series)
+        for name, formula in self.schema.formulas.items():
+            inputs = {n: torch.from_numpy(x[self.column(n)]) for n in formula.names}
+            i, value = self.column(name), formula(inputs).numpy()
+            exact = _computed(self.schema[name], value, table.index)
+            if name in table:
+                _check_agreement(self.schema[name], table[name], x[i], exact)
+            x[i] = exact
         return torch.from_numpy(np.ascontiguousarray(x.T))
+
+    def derive(self, x: Tensor) -> Tensor:
+        """Compute every derived column anew from the others.
+
+        Args:
+            x: Shape ``(..., d)``, model space; what the derived columns hold is not read.
+
+        Returns:
+            The same shape; ``x`` itself where the schema has no derived features. Differentiable
+            where the formulas are; slopes pass straight through rounding, as in ``snap``.
+
+        Example:
+            >>> from carma import CausalGraph, Feature, Schema
+            >>> names = ("amount", "duration", "rate")
+            >>> rate = Feature("rate", formula="amount / duration")
+            >>> schema = Schema((Feature("amount"), Feature("duration"), rate), CausalGraph(names))
+            >>> Encoding(schema).derive(torch.tensor([[6.0, 2.0, 0.0]])).tolist()
+            [[6.0, 2.0, 3.0]]
+        """
+        if not self.schema.formulas:
+            return x
+        # In one piece each, so that a column has the same answer wherever it comes from.
+        columns = list(x.movedim(-1, 0).contiguous().unbind(0))
+        for name, formula in self.schema.formulas.items():
+            value = formula({n: columns[self.column(n)] for n in formula.names})
+            columns[self.column(name)] = _nearest(self.schema[name], value).to(x.dtype)
+        return torch.stack(columns, dim=-1)
+
+    def completed(self, frame: Any) -> pd.DataFrame:
+        """The table with the derived features that it lacks, in original units.
+
+        Args:
+            frame: See ``encode``.
+
+        Returns:
+            A pandas table; ``frame`` itself where it is one and lacks none.
+
+        Raises:
+            TableError: See ``encode``.
+        """
+        table = to_pandas(frame)
+        absent = [name for name in self.schema.formulas if name not in table]
+        if not absent:
+            return table
+        whole = self.decode(self.encode(table), table.index)
+        return table.assign(**{name: whole[name] for name in absent})
 
     def decode(self, x: Tensor, index: Any = None) -> pd.DataFrame:
         """Turn a tensor back into a table in original units.
@@ -266,7 +332,7 @@ class Encoding:
             raise TableError.of("table", "columns", "have different names", repeated)
         known = {*schema.names, *schema.ignore, schema.outcome}
         present = set(columns)
-        absent = [name for name in schema.names if name not in present]
+        absent = [name for name in schema.base.names if name not in present]
         if absent:
             raise TableError.of("table", "columns", "include every feature; missing", absent)
         extra = [str(c) for c in columns if c not in known]
@@ -329,6 +395,10 @@ class Statistics:
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the four tensors by name."""
         return {name: getattr(self, name) for name in ("mean", "std", "minimum", "maximum")}
+
+
+# How far a table may be from a formula, as a share; and how far around 0.
+SAME, TINY = 1e-6, 1e-9
 
 
 def labels(schema: Schema, frame: Any) -> Tensor:
@@ -435,6 +505,61 @@ def _level_array(feature: Feature) -> NDArray[Any]:
     if any(isinstance(level, str) for level in feature.levels):
         return np.asarray(feature.levels, dtype=object)
     return np.asarray(feature.levels)
+
+
+def _nearest(feature: Feature, value: Tensor) -> Tensor:
+    """What a derived feature takes for the value of its formula; NaN stays NaN."""
+    if not feature.is_discrete:
+        return value
+    exact = value.detach().round()
+    if feature.has_levels:
+        codes = torch.tensor(feature.codes, dtype=torch.float64)
+        nearest = codes[(value.detach().unsqueeze(-1) - codes).abs().argmin(dim=-1)]
+        exact = torch.where(value.isnan(), torch.nan, nearest)
+    return exact + (value - value.detach()) if value.requires_grad else exact
+
+
+def _computed(
+    feature: Feature, value: NDArray[np.float64], index: pd.Index[Any]
+) -> NDArray[np.float64]:
+    """What a derived feature takes in the rows of a table, where its formula gives ``value``."""
+    found, said = pd.Series(value, index), f"by its formula {feature.formula}"
+    finite = np.isfinite(value)
+    if not finite.all():
+        rule = f"be a finite number {said}, which divides by zero or is undefined there"
+        _refuse(feature, found, ~finite, rule)
+    exact: NDArray[np.float64] = _nearest(feature, torch.from_numpy(value)).numpy()
+    if feature.has_levels:
+        between = np.abs(exact - value) > SAME * (1 + np.abs(value))
+        if between.any():
+            known = ", ".join(f"{code:g}" for code in feature.codes)
+            _refuse(feature, found, between, f"be the code of a level ({known}) {said}")
+    if feature.bounds is not None:
+        low, high = feature.bounds
+        outside = (exact < low) | (exact > high)
+        if outside.any():
+            _refuse(feature, found, outside, f"lie within its bounds {low} to {high} {said}")
+    return exact
+
+
+def _check_agreement(
+    feature: Feature,
+    series: pd.Series[Any],
+    given: NDArray[np.float64],
+    exact: NDArray[np.float64],
+) -> None:
+    """Refuse a table whose derived column holds something else than its formula gives."""
+    slack = np.full_like(given, TINY)
+    if not feature.is_discrete:
+        slack += (feature.step or 0.0) / 2 + SAME * np.maximum(np.abs(given), np.abs(exact))
+    differs = np.abs(given - exact) > slack
+    if not differs.any():
+        return
+    right: Any = exact[int(differs.argmax())]
+    if feature.has_levels:
+        right = feature.levels[feature.codes.index(right)]
+    shown = f"{right:.9g}" if isinstance(right, float) else str(right)
+    _refuse(feature, series, differs, f"be {shown} by its formula {feature.formula}")
 
 
 def _refuse(feature: Feature, series: pd.Series[Any], bad: NDArray[np.bool_], rule: str) -> None:

@@ -31,6 +31,7 @@ from carma import (
     TrainingSettings,
     Vaca,
     VacaSettings,
+    WithDerived,
     additive,
 )
 from carma.benchmarks import NAMES, OWN_NAMES, random_scm, structural_model
@@ -55,9 +56,10 @@ class Case:
 
     @property
     def settable(self) -> list[int]:
-        """Columns that can be set one by one (a nominal feature cannot)."""
+        """Columns that can be set one by one (a nominal feature cannot, a derived one never)."""
         encoding = self.model.encoding
-        names = [f.name for f in self.model.schema.features if f.kind != "nominal"]
+        features = self.model.schema.features
+        names = [f.name for f in features if f.kind != "nominal" and f.formula is None]
         return [encoding.column(name) for name in names]
 
     @property
@@ -261,6 +263,23 @@ def discrete_vaca_case() -> Case:
     return Case(model, model.encoding.encode(discrete_table(N_ROWS, 2)[names]), 2e-5)
 
 
+def derived_case(new: Callable[[Schema], CausalModel], atol: float, n_alternatives: int) -> Case:
+    """The diamond with a ratio and a product of its columns, the ratio in the place of a cause."""
+    scm = own_scm()
+    features = (
+        Feature("product", formula="ratio * d"),
+        *scm.schema.features,
+        Feature("ratio", formula="b / (1 + exp(c))"),
+    )
+    names = tuple(f.name for f in features)
+    edges = [("a", "b"), ("a", "c"), ("ratio", "d")]
+    schema = Schema(features, CausalGraph.from_edges(edges, names))
+    model = WithDerived(schema, new(schema.base))
+    model.fit(scm.encoding.decode(scm.sample(400, seed=1)))
+    x = model.encoding.encode(scm.encoding.decode(scm.sample(N_ROWS, seed=2)))
+    return Case(model, x, atol, n_alternatives)
+
+
 def scm_case(scm: StructuralCausalModel) -> Case:
     scm.fit(scm.encoding.decode(scm.sample(200)))
     return Case(scm, scm.sample(N_ROWS, seed=2), 1e-9, n_alternatives=0)
@@ -286,6 +305,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "edgeless-mixed-flow": lambda: edgeless_case(MixedFlow(edgeless_schema(), SMALL_MIXED), 1e-9),
     "vaca": vaca_case,
     "discrete-vaca": discrete_vaca_case,
+    "derived-mixed-flow": lambda: derived_case(lambda s: MixedFlow(s, SMALL_MIXED), 1e-9, 5),
+    "derived-additive-noise": lambda: derived_case(
+        lambda s: AdditiveNoiseModel(s, SMALL_ADDITIVE), 1e-9, 5
+    ),
+    "derived-scm": lambda: derived_case(
+        lambda s: StructuralCausalModel(s, own_scm().equations), 1e-9, 0
+    ),
     "own-scm": lambda: scm_case(own_scm()),
     "random-scm": lambda: scm_case(random_scm(8, 3)),
     "random-linear-scm": lambda: scm_case(random_scm(8, 3, nonlinear=False)),
@@ -448,7 +474,13 @@ def test_jacobian_of_abduction_has_the_zeros_of_the_graph(case: Case) -> None:
 
     slopes = torch.stack([slope(latents, case.x, i) for i in columns], dim=1)
     found = (slopes != 0).any(dim=0)
-    assert torch.equal(found, model.adjacency)
+    expected = model.adjacency
+    if isinstance(model, WithDerived):
+        # Latents are of the columns that are not derived, and know no others.
+        expected = torch.zeros_like(found)
+        kept = ~model.encoding.is_derived
+        expected[kept.outer(kept)] = model.inner.adjacency.flatten()
+    assert torch.equal(found, expected)
 
 
 def test_jacobian_of_the_counterfactual_has_the_zeros_of_the_graph(case: Case) -> None:
@@ -605,7 +637,9 @@ def test_shapes_are_checked(case: Case) -> None:
 
 def test_fit_comes_first(learned_name: str) -> None:
     case = fitted(learned_name)
-    model: Any = type(case.model)(case.model.schema)
+    schema = case.model.schema
+    inner = [MixedFlow(schema.base)] if isinstance(case.model, WithDerived) else []
+    model: Any = type(case.model)(schema, *inner)
     assert not model.is_fitted
     none = Intervention.none(case.x)
     calls: dict[str, Callable[[], Any]] = {

@@ -12,7 +12,7 @@ from carma.classifiers.base import Classifier
 from carma.classifiers.black_box import TOLERANCE, BlackBoxClassifier
 from carma.errors import ClassifierError
 from carma.schema import Level, Schema
-from carma.table import to_pandas
+from carma.table import Encoding
 
 __all__ = ["from_estimator"]
 
@@ -59,7 +59,7 @@ def from_estimator(
         ('black_box', False)
     """
     owner = "from_estimator"
-    table = None if rows is None else to_pandas(rows)
+    table = None if rows is None else Encoding(schema).completed(rows)
     if not hasattr(estimator, "predict_proba"):
         rule = "have predict_proba; around anything else, make a BlackBoxClassifier of a function"
         raise ClassifierError.of(owner, "estimator", rule, estimator)

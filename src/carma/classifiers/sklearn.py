@@ -37,7 +37,7 @@ from sklearn.utils.validation import check_is_fitted
 from carma.classifiers.network import Activation, Input, NetworkClassifier
 from carma.errors import ClassifierError
 from carma.schema import Feature, Schema
-from carma.table import Encoding, to_pandas
+from carma.table import Encoding
 
 __all__ = ["from_sklearn"]
 
@@ -467,7 +467,7 @@ def _check_equal(
     favourable: int,
     frame: pd.DataFrame,
 ) -> None:
-    table = to_pandas(frame)
+    table = classifier.encoding.completed(frame)
     with torch.no_grad():
         ours = classifier.probability(classifier.encoding.encode(table)).numpy()
     given = table[list(classifier.schema.names)].to_numpy() if names is None else table[names]

@@ -74,7 +74,7 @@ class Cost(ABC):
         self.encoding = encoding
         self.weights = {n: float(given.get(n, schema[n].cost_weight)) for n in schema.actionable}
         self.per_action = float(per_action)
-        self._columns = encoding.actionable
+        self._columns, self._actions = encoding.actionable, encoding.actions
         self._is_actionable = torch.zeros(encoding.n_columns, dtype=torch.bool)
         self._is_actionable[self._columns] = True
         self._weights = torch.zeros(encoding.n_columns, dtype=torch.float64)
@@ -107,7 +107,7 @@ class Cost(ABC):
         change = self._change(x, mask, values, weights)
         if self.per_action == 0:
             return change
-        n_actions = mask[..., self.encoding.actions].to(change.dtype).sum(dim=-1)
+        n_actions = mask[..., self._actions].to(change.dtype).sum(dim=-1)
         return change + self.per_action * n_actions
 
     def of(self, x: Tensor, intervention: Intervention, weights: Tensor | None = None) -> Tensor:

@@ -58,7 +58,8 @@ class Fidelity:
         """
         std, do = model.statistics_.std, random_interventions(model, x, seed)
         follows = (do.mask.double() @ model.encoding.reach_weights > 0) & ~do.mask
-        more = do.mask | (follows & (torch.rand(x.shape, generator=seeded(seed + 1)) < 0.5))
+        settable = follows & ~model.encoding.is_derived
+        more = do.mask | (settable & (torch.rand(x.shape, generator=seeded(seed + 1)) < 0.5))
         with torch.no_grad():
             log_prob = model.log_prob(x)
             reached, expected = (m.counterfactual(x, do) for m in (model, truth))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from carma.errors import NotFittedError, TableError
+from carma.errors import NotFittedError, SchemaError, TableError
 from carma.interventions import Intervention
 from carma.schema import Schema
 from carma.state import State, one_thread
@@ -35,15 +35,28 @@ class CausalModel(ABC):
     Args:
         schema: The problem.
 
+    Raises:
+        SchemaError: The schema has derived features, and this class does not compute them.
+
     Attributes:
+        computes_formulas: Whether it takes a schema with derived features as it is;
+            ``WithDerived`` makes any other model one that does.
         encoding: Map between tables and tensors.
         statistics_: Mean, spread and range of the training table.
     """
 
     kind: ClassVar[str]
+    computes_formulas: ClassVar[bool] = False
     statistics_: Statistics
 
     def __init__(self, schema: Schema) -> None:
+        if schema.formulas and not self.computes_formulas:
+            owner = type(self).__name__
+            rule = (
+                "have no derived features, which are not learned: make "
+                f"WithDerived(schema, {owner}(schema.base, ...))"
+            )
+            raise SchemaError.of(owner, "schema", rule, tuple(schema.formulas))
         self.schema = schema
         self.encoding = Encoding(schema)
 

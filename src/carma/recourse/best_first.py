@@ -42,7 +42,7 @@ class LocalModel:
             people: n of them.
             at: Where to take the slopes, shape ``(n, d)``; ``needed`` is measured from there.
         """
-        everything = torch.ones_like(at, dtype=torch.bool)
+        everything = target.settable.expand_as(at)
         surplus, slope = target.surplus_and_slope(people, everything, at)
         effects = torch.zeros(*at.shape, at.shape[1], dtype=at.dtype)
         for i in range(at.shape[1]):

@@ -246,15 +246,16 @@ class DiceVae(Solver):
         return Proposal(do, torch.ones(len(x), dtype=torch.long))
 
     def _follow(self, x: Tensor, intervention: Intervention, u: Tensor) -> Tensor:  # noqa: ARG002
-        """Nothing but the values themselves: the method knows no effects."""
-        return torch.where(intervention.mask, intervention.values, x)
+        """Nothing but the values themselves, and what is derived: the method knows no effects."""
+        return self.encoding.derive(torch.where(intervention.mask, intervention.values, x))
 
     def _objective(self, x: Tensor, change: Tensor, hinge: Hinge) -> Tensor:
         """Cost of the changed rows and weighted hinge on their probability, ``(n,)``."""
         box = self.limits.around(x)
         values = self.limits.hold_inside(x + change, box, box.may_act)
         values = self.limits.project(x, values, box)
-        logit = self.classifier.logit(torch.where(box.may_act, values, x))
+        reached = self.encoding.derive(torch.where(box.may_act, values, x))
+        logit = self.classifier.logit(reached)
         price = self.cost(x, box.may_act, values)
         return price + self.settings.hinge_weight * hinge.violation(logit)
 

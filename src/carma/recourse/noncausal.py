@@ -17,7 +17,8 @@ __all__ = ["NonCausalOptimum"]
 class NonCausalOptimum(ExactSolver):
     """The exact optimum with every feature independently movable.
 
-    The same optimiser as ``ExactSolver``, under the belief that what is not set stays as it is;
+    The same optimiser as ``ExactSolver``, under the belief that what is not set stays as it is,
+    but for derived features, which are computed from what is;
     status, probability and counterfactual are those of this belief. Apply the plans under a
     causal model to see what they really do: ``evaluate(result, cost, true_model=...)``. A method
     that claims a gain from causal knowledge has to be cheaper than this one. The causal model
@@ -37,15 +38,17 @@ class NonCausalOptimum(ExactSolver):
     kind: ClassVar[str] = "noncausal"
 
     def _follow(self, x: Tensor, intervention: Intervention, u: Tensor) -> Tensor:  # noqa: ARG002
-        return torch.where(intervention.mask, intervention.values, x)
+        return self.encoding.derive(torch.where(intervention.mask, intervention.values, x))
 
     def _new_doubt(self) -> Doubt:
         # Someone who thinks that nothing follows doubts nothing.
         return Doubt(self.causal_model, self.classifier, n_alternatives=0)
 
     def _may_follow(self, may_act: Tensor) -> Tensor:
-        return torch.zeros_like(may_act)
+        return super()._may_follow(may_act) & self.encoding.is_derived
 
-    def _effects(self) -> Tensor:
+    def _effects(self) -> Tensor | None:
+        if self.schema.formulas:
+            return None
         d = self.encoding.n_columns
         return torch.zeros(d, d, dtype=torch.float64)

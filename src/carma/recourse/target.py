@@ -117,6 +117,11 @@ class Target:
         # the more to mend the flatter the sigmoid is there.
         self.logit = math.log(aim / (1 - aim)) + 1e-12 + 1e-15 / (1 - aim)
 
+    @property
+    def settable(self) -> Tensor:
+        """Columns that an intervention can hold: all but derived ones, shape ``(d,)``, bool."""
+        return ~self._limits.encoding.is_derived
+
     def surplus(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
         """Log-odds past the aim, shape ``(n,)``: a plan works where it is at least 0.
 

@@ -377,7 +377,7 @@ class PlanLimits:
     def said(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         """Round values to decimals that a file can hold, away from the person's own value.
 
-        A number that is printed and read again is the same number: at most 15 digits, about nine
+        A number that is printed and read again is the same number: at most 15 digits, about eleven
         of them finer than a standard deviation.
 
         Args:
@@ -446,5 +446,5 @@ def _digits(width: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 # Shares of a standard deviation and of the largest value: what plans are rounded to.
-FINEST, SHORTEST = 1e-9, 1e-14
+FINEST, SHORTEST = 1e-11, 1e-15
 ALMOST = 1e-3

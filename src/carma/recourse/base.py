@@ -504,11 +504,11 @@ class Solver(ABC):
         rank = torch.where(works & ~is_useless, 0, 1).argsort(dim=1, stable=True)
         row, offered = row.gather(1, rank), (works & ~is_useless).gather(1, rank)
         menus = [plans[row[:, 0]]]
-        for place in range(1, n_plans):
+        for k in range(1, n_plans):
             further = Plans.no_other(x, before)
-            if place < each:
-                has_it = offered[:, place]
-                further.put(has_it, plans[row[has_it, place]])
+            if k < each:
+                has_it = offered[:, k]
+                further.put(has_it, plans[row[has_it, k]])
             menus.append(further)
         return menus
 

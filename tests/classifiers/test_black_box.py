@@ -77,6 +77,20 @@ def test_what_cannot_be_said_is_not_asked() -> None:
     assert classifier.probability(x[:0]).shape == (0,)
 
 
+def test_equal_rows_are_asked_about_once() -> None:
+    asked: list[list[float]] = []
+
+    def score(rows: pd.DataFrame) -> Any:
+        asked.append(rows["income"].tolist())
+        return rows["income"] / 100
+
+    classifier = BlackBoxClassifier(SCHEMA, score)
+    x = classifier.encoding.encode(PEOPLE)[[2, 0, 2, 1, 0, 0]]
+    probability = classifier.probability(x)
+    assert asked == [[40.0, 10.0, 25.5]]
+    assert probability.tolist() == pytest.approx([0.4, 0.1, 0.4, 0.255, 0.1, 0.1])
+
+
 def test_where_it_raises_the_rows_are_named() -> None:
     def picky(rows: pd.DataFrame) -> Any:
         if (rows["children"] > 2).any():
@@ -84,11 +98,16 @@ def test_where_it_raises_the_rows_are_named() -> None:
         return np.full(len(rows), 0.5)
 
     classifier = BlackBoxClassifier(SCHEMA, picky)
-    many = pd.concat([PEOPLE] * 4, ignore_index=True)
+    many = pd.concat([PEOPLE] * 5, ignore_index=True)
+    many["income"] += np.arange(15)
+    x = classifier.encoding.encode(many)
+    # Rows that are not asked about count, too; so do those that an earlier one equals.
+    x[1] = torch.nan
+    x[7] = x[4]
     with pytest.raises(ClassifierError) as caught:
-        classifier.probability(classifier.encoding.encode(many))
+        classifier.probability(x)
     message = str(caught.value)
-    assert "of 12 rows it raises on 1, 4, 7" in message
+    assert "it raises on row 4, 10, 13 (" in message
     assert "three children were never seen" in message
     assert "'children': 3" in message
     assert "bounds or levels" in message
@@ -111,6 +130,7 @@ def test_where_it_raises_on_many_rows_at_once_it_says_so() -> None:
     [
         (np.full((3, 2), 0.5), r"give shape \(3,\), one number a row; of several class columns"),
         ([0.5], r"give shape \(3,\)"),
+        ([0.5, torch.inf, 0.1], r"between 0 and 1: .*; got inf"),
         ([0.5, 2.0, 0.1], r"between 0 and 1: .*; got 2.0"),
         ([0.5, -1.0, 0.1], r"between 0 and 1: .*; got -1.0"),
         (["yes", "no", "no"], "give numbers"),
@@ -120,6 +140,16 @@ def test_an_answer_that_is_no_probability_is_refused(answer: Any, words: str) ->
     classifier = BlackBoxClassifier(SCHEMA, lambda _: answer)
     with pytest.raises(ClassifierError, match=words):
         classifier.probability(classifier.encoding.encode(PEOPLE))
+
+
+def test_who_is_unknown_is_not_learned_from() -> None:
+    classifier = BlackBoxClassifier(
+        SCHEMA, lambda rows: np.where(rows["children"] > 2, np.nan, 0.5)
+    )
+    x = classifier.encoding.encode(PEOPLE)
+    assert classifier.probability(x).isnan().tolist() == [False, True, False]
+    with pytest.raises(ClassifierError, match=r"leave such rows out.*; row 1 of 3 gives; got nan"):
+        classifier.check_on(x)
 
 
 def test_what_is_no_function_is_refused() -> None:

@@ -110,6 +110,50 @@ def test_columns_of_categories_are_given_as_such(rows: pd.DataFrame, paid: Any) 
         from_estimator(model, SCHEMA, rows=few)
 
 
+def boosted(package: str, **settings: Any) -> Any:
+    """Of a package that tests do not need."""
+    module: Any = pytest.importorskip(package)
+    if package == "xgboost":
+        return module.XGBClassifier(n_estimators=8, n_jobs=1, enable_categorical=True)
+    quiet = {"verbose": False, "allow_writing_files": False}
+    return module.CatBoostClassifier(iterations=8, thread_count=1, **quiet, **settings)
+
+
+@pytest.mark.parametrize("package", ["xgboost", "catboost"])
+def test_boosted_trees_of_other_packages(package: str, rows: pd.DataFrame, paid: Any) -> None:
+    """On categories, on some of the features, on an array; XGBoost wants classes as numbers."""
+    codes = (paid == "late").astype(int)
+    table = rows.astype({"job": "category"})
+    settings = {} if package == "xgboost" else {"cat_features": ["job"]}
+    few = Schema(SCHEMA.features[1:], CausalGraph(tuple(NUMERIC)), "paid", "in time")
+    cases = (
+        (boosted(package, **settings), table, SCHEMA, table),
+        (boosted(package), rows[NUMERIC[::-1]], SCHEMA, rows),
+        (boosted(package), rows[NUMERIC].to_numpy(), few, None),
+    )
+    for model, given, schema, like in cases:
+        model.fit(given, codes)
+        classifier = from_estimator(model, schema, rows=like, favourable=0)
+        x = classifier.encoding.encode(rows[list(schema.names)])
+        ours = classifier.probability(x).numpy()
+        np.testing.assert_allclose(ours, np.asarray(model.predict_proba(given))[:, 0], atol=2e-6)
+        assert np.ptp(ours) > 0.1
+    with pytest.raises(ClassifierError, match=r"classes \[0, 1\]; where it was fitted on other"):
+        from_estimator(cases[0][0], SCHEMA, rows=table)
+    with pytest.raises(ClassifierError, match="be fitted first"):
+        from_estimator(boosted(package), SCHEMA)
+
+
+def test_types_of_columns_are_asked_for(rows: pd.DataFrame, paid: Any) -> None:
+    table = rows.astype({"job": "category"})
+    model = lightgbm.LGBMClassifier(n_estimators=2, n_jobs=1, verbose=-1).fit(table, paid)
+    classifier = from_estimator(model, SCHEMA)
+    with pytest.raises(
+        ClassifierError, match="give from_estimator the rows for their column types"
+    ):
+        classifier.probability(classifier.encoding.encode(rows))
+
+
 def test_some_of_the_features_are_enough(rows: pd.DataFrame, paid: Any) -> None:
     tree = DecisionTreeClassifier(max_depth=3).fit(rows[NUMERIC[::-1]], paid)
     classifier = from_estimator(tree, SCHEMA, rows=rows)
@@ -157,8 +201,9 @@ def test_a_class_of_ones_own_with_three_classes(rows: pd.DataFrame) -> None:
 def test_a_pipeline_fitted_on_other_columns_is_refused(rows: pd.DataFrame, paid: Any) -> None:
     other = rows.rename(columns={"years": "months"})[["months", "net income"]]
     tree = DecisionTreeClassifier(max_depth=2).fit(other, paid)
-    with pytest.raises(ClassifierError, match=r"fitted on other columns: .* to it: \['months'\]"):
+    with pytest.raises(ClassifierError, match=r"fitted on other columns: .*") as caught:
         from_estimator(tree, SCHEMA)
+    assert "unknown to it: ['months']; not among the columns: ['job', 'years']" in str(caught.value)
     dummies = pd.get_dummies(rows)
     tree = DecisionTreeClassifier(max_depth=2).fit(dummies, paid)
     with pytest.raises(ClassifierError, match="put encoders into a pipeline"):
@@ -206,11 +251,58 @@ def test_rows_that_do_not_fit_are_refused(rows: pd.DataFrame, paid: Any) -> None
         from_estimator(Drifting(), SCHEMA, rows=rows)
 
 
-def test_another_number_of_columns_is_refused(rows: pd.DataFrame) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [
+        (lambda answer: answer[:, 1:], r"\(240, 2\)"),
+        (lambda answer: answer[:, 2:], r"\(240, 1\)"),
+        (lambda answer: answer[:, 2], r"\(240,\)"),
+        (lambda answer: answer[:-1], r"\(239, 3\)"),
+    ],
+)
+def test_an_answer_of_another_shape_is_refused(
+    wrong: Callable[[Any], Any], shape: str, rows: pd.DataFrame
+) -> None:
     class Short(Handmade):
         def predict_proba(self, table: pd.DataFrame) -> Any:
-            return super().predict_proba(table)[:, 1:]
+            return wrong(super().predict_proba(table))
 
     classifier = from_estimator(Short(), SCHEMA)
-    with pytest.raises(ClassifierError, match=r"give shape \(240, 3\), one column a class"):
+    rule = (
+        r"give shape \(240, 3\), one column for each of its classes \['never', 'late', 'in time'\]"
+    )
+    with pytest.raises(ClassifierError, match=f"{rule}; .*BlackBoxClassifier.*; got {shape}"):
         classifier.probability(classifier.encoding.encode(rows))
+
+
+def test_an_answer_that_is_no_probability_is_refused(rows: pd.DataFrame) -> None:
+    class Scores(Handmade):
+        def predict_proba(self, table: pd.DataFrame) -> Any:
+            return 3 * super().predict_proba(table)
+
+    classifier = from_estimator(Scores(), SCHEMA)
+    with pytest.raises(ClassifierError, match="give probabilities, between 0 and 1: for log-odds"):
+        classifier.probability(classifier.encoding.encode(rows))
+
+    class Gaps(Handmade):
+        def predict_proba(self, table: pd.DataFrame) -> Any:
+            answer = super().predict_proba(table)
+            return np.where((table["years"] == 7).to_numpy()[:, None], np.nan, answer)
+
+    named = rows.set_axis([f"p{i}" for i in range(240)])
+    n_gaps = int((rows["years"] == 7).sum())
+    first = f"p{int((rows['years'] == 7).to_numpy().argmax())}"
+    with pytest.raises(ClassifierError, match=f"of 240, {n_gaps} have none, first; got '{first}'"):
+        from_estimator(Gaps(), SCHEMA, rows=named)
+
+
+def test_a_row_on_which_it_raises_is_named(rows: pd.DataFrame) -> None:
+    class Picky(Handmade):
+        def predict_proba(self, table: pd.DataFrame) -> Any:
+            if (table["years"] == 7).any():
+                raise KeyError("seven")
+            return super().predict_proba(table)
+
+    first = int((rows["years"] == 7).to_numpy().argmax())
+    with pytest.raises(ClassifierError, match=f"on row {first}, .* KeyError: 'seven'"):
+        from_estimator(Picky(), SCHEMA, rows=rows)

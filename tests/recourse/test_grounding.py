@@ -19,9 +19,11 @@ from carma import (
     CausalFlow,
     Classifier,
     Constraints,
+    DiceVae,
     ExactSettings,
     ExactSolver,
     FlowSettings,
+    PublishedCarma,
     Status,
     TrainingSettings,
     from_estimator,
@@ -31,7 +33,7 @@ from carma import (
 from carma.benchmarks import Benchmark
 from carma.benchmarks import load as load_benchmark
 from carma.classifiers.network import NetworkClassifier
-from carma.errors import BundleError, NotFittedError, TrainingError
+from carma.errors import BundleError, ClassifierError, NotFittedError, TrainingError
 
 QUICK = CarmaSettings(
     lessons=150, training=TrainingSettings(epochs=15), rehearsal=TrainingSettings(epochs=15)
@@ -189,6 +191,14 @@ def test_what_raises_on_some_people_says_on_whom(loan: Benchmark, estimator: Any
     solver = Carma(loan.scm, BlackBoxClassifier(loan.schema, picky), settings=QUICK)
     with pytest.raises(ValueError, match=r"it raises on .* ValueError: no such income"):
         solver.fit(loan.frame("recourse"), progress=False)
+
+
+@pytest.mark.parametrize("kind", [PublishedCarma, DiceVae])
+def test_solvers_that_learn_from_slopes_say_what_to_use(
+    kind: type[PublishedCarma] | type[DiceVae], loan: Benchmark, trees: Classifier
+) -> None:
+    with pytest.raises(ClassifierError, match=r"have slopes, .*; without: Carma or ExactSolver"):
+        kind(loan.scm, trees)
 
 
 def test_where_nobody_can_reach_the_threshold_there_is_nothing_to_learn(loan: Benchmark) -> None:

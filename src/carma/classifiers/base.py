@@ -135,7 +135,7 @@ class Classifier(ABC):
         broken = ~torch.isfinite(probability)
         if bool(broken.any()):
             row = int(broken.nonzero()[0])
-            rule = f"be a number; row {row} of {len(x)} gives"
+            rule = f"be a number (mend it, or leave such rows out); row {row} of {len(x)} gives"
             raise ClassifierError.of("classifier", "output", rule, probability[row].item())
         if len(x) > 1 and bool((probability == probability[0]).all()):
             rule = "differ between people; every row gives"

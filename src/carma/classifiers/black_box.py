@@ -43,8 +43,8 @@ class BlackBoxClassifier(Classifier):
         schema: The problem.
         score: Takes a DataFrame in original units, the schema's features as columns in the
             schema's order, and gives the probability of the favourable outcome, one number a
-            row. A row's answer must not depend on the other rows. NaN stands for "unknown":
-            such a person gets the status ``undefined``.
+            row. A row's answer must not depend on the other rows; equal rows are asked about
+            once. NaN stands for "unknown": such a person gets the status ``undefined``.
 
     Raises:
         ClassifierError: ``score`` is not callable; later, when it is asked: it raises, gives
@@ -129,8 +129,10 @@ class BlackBoxClassifier(Classifier):
         is_real = torch.isfinite(exact).all(dim=1)
         probability = torch.full((len(x),), torch.nan, dtype=torch.float64)
         if bool(is_real.any()):
-            frame = self.encoding.decode(exact[is_real])
-            probability[is_real] = torch.from_numpy(self._scores(frame))
+            rows = is_real.nonzero().squeeze(1)
+            first, which = _distinct(exact[rows])
+            frame = self.encoding.decode(exact[rows[first]])
+            probability[rows] = torch.from_numpy(self._scores(frame, rows[first]))[which]
         logit = torch.logit(probability, eps=EPS)
         # Where p is the threshold itself, the way to log-odds and back must not decide.
         at = math.log(self.threshold / (1 - self.threshold))
@@ -138,14 +140,14 @@ class BlackBoxClassifier(Classifier):
         is_accepted = probability >= self.threshold
         return torch.where(is_accepted, logit.clamp(min=at + hair), logit.clamp(max=at - hair))
 
-    def _scores(self, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _scores(self, frame: pd.DataFrame, places: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         owner, argument = "BlackBoxClassifier", "score"
         try:
             answer = self._score(frame)
         except CarmaError:
             raise
         except Exception as error:
-            raise self._refusal(frame, error) from error
+            raise self._refusal(frame, places, error) from error
         try:
             scores = np.asarray(answer, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -163,18 +165,18 @@ class BlackBoxClassifier(Classifier):
             raise ClassifierError.of(owner, argument, rule, scores[outside][0])
         return scores.clip(0, 1)
 
-    def _refusal(self, frame: pd.DataFrame, error: Exception) -> ClassifierError:
+    def _refusal(self, frame: pd.DataFrame, places: Tensor, error: Exception) -> ClassifierError:
         said = f"{type(error).__name__}: {error}"
         bad = self._raising(frame, 0)
         if not bad:
             rule = f"answer for {len(frame)} rows at once; it raises {said}"
             return ClassifierError.of("BlackBoxClassifier", "score", rule, len(frame))
-        rows = ", ".join(str(row) for row in bad)
+        rows = ", ".join(str(int(places[row])) for row in bad)
         rule = (
             "answer for every row that the schema allows: give the features the bounds or levels "
-            "that it was fitted on, or let it give NaN where it knows nothing; of "
-            f"{len(frame)} rows it raises on {rows} ({'first ones' if len(bad) > 1 else 'first'}, "
-            f"counted from 0): {said}"
+            "that it was fitted on, give from_estimator the rows for their column types, or let it "
+            f"give NaN where it knows nothing; it raises on row {rows} (the first ones, counted "
+            f"from 0): {said}"
         )
         return ClassifierError.of("BlackBoxClassifier", "score", rule, frame.iloc[bad[0]].to_dict())
 
@@ -191,3 +193,12 @@ class BlackBoxClassifier(Classifier):
                 first += self._raising(frame.iloc[half:], start + half)
             return first[:NAMED]
         return []
+
+
+def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each distinct row is first, rising, and which of these every row equals."""
+    rows = np.ascontiguousarray(x.numpy())
+    whole = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+    order = first.argsort()
+    return torch.from_numpy(first[order]), torch.from_numpy(order.argsort()[which])

@@ -66,15 +66,22 @@ def from_estimator(
     exact = _converted(estimator, schema, table, favourable)
     if exact is not None:
         return exact
-    n_classes, position = _favourable_position(estimator, schema, favourable)
+    known, position = _favourable_position(estimator, schema, favourable)
     names = _columns(estimator, schema)
     types = _column_types(table, schema, names)
 
     def score(frame: pd.DataFrame) -> Any:
-        given = frame[names or list(schema.names)].astype(types)
+        given = frame if names in (None, list(schema.names)) else frame[names]
+        # To convert nothing takes as long as to convert.
+        other = {name: kind for name, kind in types.items() if given[name].dtype != kind}
+        given = given.astype(other) if other else given
         answer = np.asarray(estimator.predict_proba(given if names else given.to_numpy()))
-        if answer.shape != (len(frame), n_classes):
-            rule = f"give shape ({len(frame)}, {n_classes}), one column a class"
+        if answer.shape != (len(frame), len(known)):
+            rule = (
+                f"give shape ({len(frame)}, {len(known)}), one column for each of its classes "
+                f"{known}; around anything else, make a BlackBoxClassifier of a function that "
+                "gives the favourable probability of each row"
+            )
             raise ClassifierError.of(owner, "predict_proba", rule, answer.shape)
         return answer[:, position]
 
@@ -100,14 +107,14 @@ def _converted(
 
 def _favourable_position(
     estimator: Any, schema: Schema, favourable: Level | None
-) -> tuple[int, int]:
-    """Number of classes, and which of them is the favourable one."""
+) -> tuple[list[Any], int]:
+    """The classes, and which of them is the favourable one."""
     owner = "from_estimator"
-    try:
-        classes = np.asarray(estimator.classes_)
-    except AttributeError as error:
+    classes = np.asarray(getattr(estimator, "classes_", None))
+    # Before its fit, CatBoost says None.
+    if classes.tolist() in (None, []):
         rule = "be fitted first, and tell its classes_"
-        raise ClassifierError.of(owner, "estimator", rule, estimator) from error
+        raise ClassifierError.of(owner, "estimator", rule, estimator)
     if classes.ndim != 1:
         rule = "be one list: a classifier of a single outcome"
         raise ClassifierError.of(owner, "classes_", rule, classes.shape)
@@ -124,7 +131,7 @@ def _favourable_position(
             "'favourable' under [classifier] of a problem file"
         )
         raise ClassifierError.of(owner, argument, rule, wanted)
-    return len(known), known.index(wanted)
+    return known, known.index(wanted)
 
 
 def _columns(estimator: Any, schema: Schema) -> list[str] | None:
@@ -146,10 +153,12 @@ def _columns(estimator: Any, schema: Schema) -> list[str] | None:
     names = [name if name in schema.names else originals.get(name, name) for name in names]
     unknown = [name for name in names if name not in schema.names]
     if unknown:
+        unasked = [name for name in schema.names if name not in names]
         rule = (
             "be features of the schema; this one was fitted on other columns: put encoders into "
             "a pipeline with it, so that it takes the columns of the original table, or add the "
-            f"features to the schema (unknown to it: {unknown})"
+            f"features to the schema (unknown to it: {unknown}; not among the columns: "
+            f"{unasked or 'none'})"
         )
         raise ClassifierError.of("from_estimator", "feature_names_in_", rule, names)
     return names
@@ -197,6 +206,11 @@ def _check_equal(
     names = _fitted_names(estimator)
     has_names = names is not None or not hasattr(estimator, "n_features_in_")
     theirs = estimator.predict_proba(given if has_names else given.to_numpy())[:, position]
+    unknown = np.flatnonzero(np.isnan(theirs))
+    if len(unknown):
+        label = table.index[unknown[:1]].tolist()[0]
+        rule = f"be rows with a probability; of {len(table)}, {len(unknown)} have none, first"
+        raise ClassifierError.of("from_estimator", "rows", rule, label)
     apart = float(np.abs(ours - theirs).max())
     if not apart <= 2 * TOLERANCE:
         rule = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from carma.classifiers.base import Classifier
 from carma.constraints import Limits, PlanLimits
 from carma.costs import Cost, SquaredCost
-from carma.errors import ConstraintError, NotFittedError, SchemaError, TableError
+from carma.errors import ClassifierError, ConstraintError, NotFittedError, SchemaError, TableError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.personal import personal_limits
@@ -44,7 +44,11 @@ class Solver(ABC):
         classifier: Decides.
         cost: What plans cost; by default on the scale of the causal model's training table.
 
+    Attributes:
+        needs_slope: Whether it learns through the gradient of the classifier.
+
     Raises:
+        ClassifierError: The classifier has no slopes, and the solver needs them.
         SchemaError: The parts describe different problems, or no feature is actionable.
         NotFittedError: The causal model has seen no table.
     """
@@ -54,6 +58,7 @@ class Solver(ABC):
     at_once: ClassVar[int] = 4096
     # Combinations of moves between levels that are followed up for each person; None is all.
     most_worlds: ClassVar[int | None] = None
+    needs_slope: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -67,6 +72,9 @@ class Solver(ABC):
         if classifier.schema != self.schema:
             rule = "have the schema of the causal model"
             raise SchemaError.of(owner, "classifier", rule, classifier.schema.names)
+        if self.needs_slope and not classifier.has_slope:
+            rule = "have slopes, from which this solver learns; without: Carma or ExactSolver"
+            raise ClassifierError.of(owner, "classifier", rule, type(classifier).__name__)
         if not hasattr(causal_model, "statistics_"):
             raise NotFittedError.of(type(causal_model).__name__, owner)
         if not self.schema.actionable:

@@ -177,6 +177,7 @@ class DiceVae(Solver):
 
     kind: ClassVar[str] = "dice_vae"
     most_worlds: ClassVar[int | None] = 5
+    needs_slope: ClassVar[bool] = True
     found: ClassVar[Status] = Status.AMORTIZED
     history_: History
 

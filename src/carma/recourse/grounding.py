@@ -148,7 +148,7 @@ class Grounding:
         """Where walks stand, in small steps.
 
         A classifier without slopes may tell apart two places that are one but for rounding, and
-        rounding depends on who else is in the batch.
+        rounding depends on who else is in the batch; walks make much of it under learned models.
         """
         people = walks.people
         moved = (walks.values - people.x) / (GRAIN * self._scale)
@@ -273,7 +273,7 @@ ROUNDS, STEPS = 2, 2
 FARTHEST = 6.0
 # Log-odds by which a walk may stop short of its aim; share of a spread that places are rounded to.
 NEARLY = 0.1
-GRAIN = 1e-4
+GRAIN = 5e-3
 # Lengths of each plan that the classifier is asked about, and halvings in between.
 RAYS = (0.02, 0.15, 0.4, 0.7, 0.85, 0.95, 1.0, 1.05, 1.15, 1.35, 1.8)
 LONGER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.8)

@@ -202,6 +202,7 @@ class PublishedCarma(Solver):
 
     kind: ClassVar[str] = "carma_published"
     most_worlds: ClassVar[int | None] = 5
+    needs_slope: ClassVar[bool] = True
     found: ClassVar[Status] = Status.AMORTIZED
     history_: History
 

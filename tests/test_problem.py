@@ -232,3 +232,15 @@ def test_split_holds_a_fifth_out_by_the_seed_and_checks_the_table() -> None:
         problem.split(table.assign(x1=1.0))
     with pytest.raises(carma.errors.TableError, match="outcome"):
         problem.split(table.drop(columns=data.schema.outcome))
+
+
+def test_split_takes_some_gaps_where_they_are_imputed() -> None:
+    data = load("chain-lin", rows=200)
+    features = tuple(replace(f, missing="impute") for f in data.schema.features)
+    table, problem = data.frame("classifier"), Problem(replace(data.schema, features=features))
+    gaps = table.assign(x1=table["x1"].mask(table["x2"] > table["x2"].median()))
+    train, held_out = problem.split(gaps)
+    assert train["x1"].isna().any()
+    assert held_out["x1"].isna().any()
+    with pytest.raises(carma.errors.TableError, match="column x1 has no value in"):
+        problem.split(table.assign(x1=float("nan")))

@@ -164,5 +164,5 @@ def test_gaps_are_refused_by_column_and_row(case: Case, table: pd.DataFrame) -> 
     with pytest.raises(TableError, match=rf"column married, row {first}'.*not be missing"):
         case.solver.recommend(table)
     gap = table.index[table["dep"].isna()][0]
-    with pytest.raises(TableError, match=rf"column dep, row {gap}'.*not missing"):
+    with pytest.raises(TableError, match=rf"column dep, row {gap}'.*not be missing"):
         case.solver.recommend(table.assign(married=table["married"].fillna(0)))

@@ -117,6 +117,7 @@ def test_codes_number_the_levels(schemas: SearchStrategy[Schema], data: st.DataO
         ({"cost_weight": float("inf")}, "'cost_weight' must be a finite number above 0"),
         ({"cost_weight": True}, "'cost_weight' must be a finite number above 0"),
         ({"unit": 3}, "'unit' must be a string"),
+        ({"missing": "drop"}, "'missing' must be refuse, impute or pass; got 'drop'"),
     ],
 )
 def test_every_rule_of_a_feature(settings: dict[str, Any], message: str) -> None:
@@ -324,3 +325,11 @@ def test_an_immutable_derived_feature_of_what_never_moves() -> None:
     age = Feature("age", role="immutable")
     old = Feature("old", "binary", role="immutable", formula="age >= 65")
     assert problem(age, old).graph.parents("old") == ("age",)
+
+
+def test_missing_values_are_declared_in_the_file() -> None:
+    text = SMALL.replace('role = "actionable"', 'role = "actionable"\nmissing = "impute"')
+    schema = Schema.from_toml(text)
+    assert [feature.missing for feature in schema.features] == ["impute", "refuse"]
+    assert Schema.from_toml(schema.to_toml()) == schema
+    assert "missing" not in Schema.from_toml(SMALL).to_toml()

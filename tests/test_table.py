@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import date
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from hypothesis.strategies import SearchStrategy
 
 from carma.errors import SchemaError, TableError
 from carma.graph import CausalGraph
-from carma.schema import Feature, Schema
+from carma.schema import Feature, Missing, Schema
 from carma.table import Encoding, Statistics, labels, to_pandas
 
 Tables = Callable[[Schema], SearchStrategy[pd.DataFrame]]
@@ -199,26 +201,47 @@ def break_column(name: str, value: Any) -> Callable[[pd.DataFrame], pd.DataFrame
         (lambda t: pd.concat([t, t[["age"]]], axis=1), r"'columns'.*different.*; got \['age'\]"),
         (lambda t: t.iloc[:0], "'rows' must be at least one; got 0"),
         (lambda t: t.set_axis(["ann", "bob", "ann"]), "'index'.*different labels; got 'ann'"),
-        (break_column("age", None), "column age, row 'bob'.*not missing"),
-        (break_column("age", math.nan), "column age, row 'bob'.*not missing; got nan"),
-        (break_column("income", pd.NA), "column income, row 'bob'.*not missing"),
+        (break_column("age", None), "column age, row 'bob'.*not be missing .*'impute'.*'pass'"),
+        (break_column("age", math.nan), "column age, row 'bob'.*not be missing .*; got nan"),
+        (break_column("income", pd.NA), "column income, row 'bob'.*not be missing"),
+        (lambda t: t.assign(age=None), "'column age' must not be missing in every row .*read"),
+        (lambda t: t.assign(job=np.nan), "'column job' must not be missing in every row"),
         (break_column("income", math.inf), "column income, row 'bob'.*finite number.*; got inf"),
         (break_column("income", -math.inf), "row 'bob'.*finite number.*; got -inf"),
         (break_column("income", 1000.1), "row 'bob'.*bounds -10.0 to 1000.0; got 1000.1"),
         (break_column("income", -10.1), "column income, row 'bob'.*bounds.*; got -10.1"),
         (break_column("age", 17), "column age, row 'bob'.*bounds 18 to 99; got 17"),
         (break_column("age", 30.5), "column age, row 'bob'.*whole number; got 30.5"),
-        (break_column("age", "30"), r"row 'bob'.*\(kind integer\), not text; got '30'"),
-        (break_column("age", True), r"row 'bob'.*\(kind integer\), not a boolean; got True"),
-        (break_column("income", date(2020, 1, 1)), "column income, row 'bob'.*not a date"),
+        (
+            break_column("age", "30"),
+            r"row 'bob'.*\(kind integer\), as in other rows, not text .*to_numeric\); got '30'",
+        ),
+        (break_column("age", "abc"), "as in other rows, not text; got 'abc'"),
+        (break_column("income", "1,234"), "not text .*'thousands'.*; got '1,234'"),
+        (break_column("income", " 12 345.60 "), "not text .*'thousands'"),
+        (break_column("income", "12,5"), "not text .*'decimal'.*; got '12,5'"),
+        (break_column("income", "n/a"), "not text .*stands for a gap.*; got 'n/a'"),
+        (break_column("age", True), r"row 'bob'.*as in other rows, not a boolean .*; got True"),
+        (break_column("income", date(2020, 1, 1)), "column income, row 'bob'.*not a date .*days"),
+        (break_column("income", datetime(2020, 1, 1)), "row 'bob'.*not a date .*days"),
+        (break_column("income", timedelta(2)), "row 'bob'.*not a duration .*days"),
         (break_column("income", [1.0]), "column income, row 'bob'.*not list"),
         (break_column("income", 1j), "column income, row 'bob'.*not complex"),
         (break_column("member", None), "column member, row 'bob'.* must not be missing"),
         (break_column("member", "maybe"), r"row 'bob'.*levels \(no, yes\); got 'maybe'"),
         (break_column("member", 1), r"column member, row 'bob'.*levels \(no, yes\); got 1"),
-        (break_column("job", "Cook"), r"row 'bob'.*levels \(clerk, cook, smith\); got 'Cook'"),
+        (break_column("member", True), r"row 'bob'.*levels \(no, yes\); got True"),
+        (
+            break_column("job", "Cook"),
+            r"row 'bob'.*levels \(clerk, cook, smith\); the closest is 'cook'; got 'Cook'",
+        ),
+        (break_column("job", "clark"), "the closest is 'clerk'; got 'clark'"),
+        (break_column("job", "pilot"), r"levels \(clerk, cook, smith\); got 'pilot'"),
+        (break_column("job", "?"), r"levels \(clerk, cook, smith\) .*stands for a gap.*; got '\?'"),
+        (break_column("job", ["cook"]), "column job, row 'bob'.*be text, a number or a boolean"),
         (break_column("grade", 2), r"column grade, row 'bob'.*levels \(1, 2.5, 10\); got 2"),
-        (break_column("grade", "1"), "column grade, row 'bob'.*levels.*; got '1'"),
+        (break_column("grade", "1"), "row 'bob'.*; this is text, the level is not .*; got '1'"),
+        (break_column("grade", "2.50"), "row 'bob'.*; this is text, the level is not"),
     ],
 )
 def test_bad_tables(
@@ -234,7 +257,7 @@ def test_bad_tables(
         ([True, False, True], "a boolean"),
         (pd.array([True, None, False], dtype="boolean"), "a boolean"),
         (pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"]), "a date"),
-        (pd.to_timedelta([1, 2, 3], unit="s"), "Timedelta"),
+        (pd.to_timedelta([1, 2, 3], unit="s"), "a duration"),
         (np.array([1j, 2, 3]), "complex"),
         (["1", "2", "3"], "text"),
     ],
@@ -451,3 +474,130 @@ def test_slopes_pass_through_rounding_of_derived_columns() -> None:
     expected = torch.zeros(1, 6, dtype=torch.float64)
     expected[0, 1], expected[0, 2] = 1 / 30, 1 / 12 - 100 / 30**2
     torch.testing.assert_close(slopes, expected)
+
+
+DECLARED: tuple[Missing, ...] = ("impute", "pass", "impute", "pass", "impute")
+OPEN = Schema(
+    tuple(replace(f, missing=m) for f, m in zip(FEATURES, DECLARED, strict=True)),
+    SCHEMA.graph,
+    ignore=("id", "paid"),
+)
+GAPS: list[Any] = [None, math.nan, pd.NA, pd.NaT, Decimal("NaN")]
+
+
+@pytest.mark.parametrize("gap", GAPS, ids=repr)
+@pytest.mark.parametrize("name", SCHEMA.names)
+def test_gaps_are_nan_in_all_columns(people: pd.DataFrame, name: str, gap: Any) -> None:
+    encoding = Encoding(OPEN)
+    whole, x = encoding.encode(people), encoding.encode(break_column(name, gap)(people))
+    where = torch.zeros(x.shape, dtype=torch.bool)
+    where[1, encoding.block(name)] = True
+    assert torch.equal(x.isnan(), where)
+    assert torch.equal(x[~where], whole[~where])
+    assert torch.equal(encoding.passed(x), where & (OPEN[name].missing == "pass"))
+
+
+@given(st.data())
+def test_gaps_come_back(
+    schemas: SearchStrategy[Schema], tables: Tables, data: st.DataObject
+) -> None:
+    schema = data.draw(schemas)
+    schema = replace(schema, features=tuple(replace(f, missing="impute") for f in schema.features))
+    table = data.draw(tables(schema))
+    encoding = Encoding(schema)
+    x = encoding.encode(table)
+    holes = st.lists(st.booleans(), min_size=table.size, max_size=table.size)
+    is_gap = np.array(data.draw(holes)).reshape(table.shape)
+    assume(not is_gap.all(axis=1).any())
+    open_table = table.astype(object).mask(is_gap)
+    found = encoding.encode(open_table)
+    is_open = torch.from_numpy(is_gap[:, list(encoding.owners)])
+    assert torch.equal(found.nan_to_num(7.5), torch.where(is_open, 7.5, x))
+    again = encoding.decode(found, table.index)
+    assert again.isna().to_numpy().tolist() == is_gap.tolist()
+    assert torch.equal(encoding.encode(again).nan_to_num(7.5), found.nan_to_num(7.5))
+    assert torch.equal(encoding.encode(open_table.iloc[[-1]]).isnan(), is_open[-1:])
+
+
+@pytest.mark.parametrize("name", SCHEMA.names)
+def test_one_person_may_have_a_gap(people: pd.DataFrame, name: str) -> None:
+    encoding = Encoding(OPEN)
+    for empty in (people.iloc[[0]].assign(**{name: None}), people.assign(**{name: np.nan})):
+        x = encoding.encode(empty)
+        assert bool(x[:, encoding.block(name)].isnan().all())
+        again = encoding.encode(encoding.decode(x, empty.index))
+        assert torch.equal(again.nan_to_num(-1), x.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "float32", object, "category"])
+def test_every_dtype_holds_gaps(people: pd.DataFrame, dtype: Any) -> None:
+    table = people.assign(age=pd.Series([18, None, 99], people.index).astype(dtype))
+    assert Encoding(OPEN).encode(table)[:, 5].nan_to_num(-1).tolist() == [18, -1, 99]
+
+
+def test_gaps_excuse_no_other_value(people: pd.DataFrame) -> None:
+    encoding = Encoding(OPEN)
+    table = people.astype(object)
+    table.loc["ann", :] = [7, None, None, None, None, "cook", "yes"]
+    encoding.encode(table)
+    wrong = {"income": math.inf, "age": 17, "grade": 3, "member": "maybe", "job": "pilot"}
+    for name, value in wrong.items():
+        with pytest.raises(TableError, match=f"column {name}, row 'bob'"):
+            encoding.encode(break_column(name, value)(table))
+
+
+def test_a_row_without_any_value_is_refused(people: pd.DataFrame) -> None:
+    table = people.astype(object)
+    table.loc[["bob", "cy"], list(SCHEMA.names)] = None
+    with pytest.raises(TableError, match=r"row 'bob'.* must hold a value .*\(and 1 more rows\)"):
+        Encoding(OPEN).encode(table)
+
+
+def test_decoded_gaps_are_what_pandas_reads(people: pd.DataFrame) -> None:
+    encoding = Encoding(OPEN)
+    table = people[list(SCHEMA.names)].astype(object)
+    for i in range(len(FEATURES)):
+        table.iloc[i % 3, i] = None
+    frame = encoding.decode(encoding.encode(table), table.index)
+    assert [frame[name].dtype.kind for name in ("grade", "age", "income")] == ["f"] * 3
+    assert frame.isna().equals(table.isna())
+    assert frame.isna().to_numpy().sum() == 5
+    text = StringIO(frame.to_csv())
+    read = pd.read_csv(text, index_col=0)
+    for name in SCHEMA.names:
+        assert all(
+            a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a + b))
+            for a, b in zip(frame[name], read[name], strict=True)
+        ), name
+    x = encoding.encode(table)
+    assert torch.equal(encoding.encode(read).nan_to_num(-1), x.nan_to_num(-1))
+    assert encoding.decode(encoding.encode(people))["age"].dtype == np.int64
+
+
+def test_booleans_with_gaps_stay_booleans() -> None:
+    feature = Feature("member", "binary", levels=(False, True), missing="pass")
+    encoding = Encoding(Schema((feature, Feature("age")), CausalGraph(("member", "age"))))
+    x = torch.tensor([[1.0, 3.0], [math.nan, 4.0]], dtype=torch.float64)
+    first, second = encoding.decode(x)["member"].tolist()
+    assert first is True
+    assert math.isnan(second)
+
+
+def test_snap_leaves_gaps(people: pd.DataFrame) -> None:
+    encoding = Encoding(OPEN)
+    x = encoding.encode(people) + 0.2
+    for name in SCHEMA.names:
+        gaps = x.clone()
+        gaps[1, encoding.block(name)] = math.nan
+        expected = encoding.snap(x)
+        expected[1, encoding.block(name)] = math.nan
+        assert torch.equal(encoding.snap(gaps).nan_to_num(-1), expected.nan_to_num(-1))
+
+
+def test_complete_rows_are_those_without_gaps(people: pd.DataFrame) -> None:
+    encoding = Encoding(OPEN)
+    x = encoding.encode(break_column("job", None)(people))
+    assert encoding.complete(x).tolist() == [True, False, True]
+    with pytest.raises(TableError, match=r"half of all 2.*column job has no value in 1.*got 1"):
+        encoding.complete(x[:2])
+    assert encoding.complete(x[:1]).tolist() == [True]

@@ -42,6 +42,8 @@ HEADER = """\
 # direction   up or down: the only way that a plan may move it
 # cost_weight 2 = twice as hard to change
 # unit        shown after values
+# missing     refuse (a table with a gap here; meant when nothing is said), impute (the causal
+#             model fills it in) or pass (the classifier sees the gap, and has to take it)
 #
 # A feature written out in full:
 #     [features.income]

@@ -187,7 +187,8 @@ class Problem:
             SchemaError: The schema names no outcome.
         """
         encoding = Encoding(self.schema)
-        Statistics.of(encoding.encode(table), encoding)
+        x = encoding.encode(table)
+        Statistics.of(x[encoding.complete(x)], encoding)
         if self.classifier_file is None:
             labels(self.schema, table)
         chosen, rest = split_rows(len(table), HELD_OUT, self.seed)

@@ -19,11 +19,12 @@ from carma.formula import Formula
 from carma.graph import CausalGraph
 from carma.rules import ActionRules, TimeLink
 
-__all__ = ["Direction", "Feature", "Kind", "Level", "Role", "Schema"]
+__all__ = ["Direction", "Feature", "Kind", "Level", "Missing", "Role", "Schema"]
 
 Kind = Literal["continuous", "integer", "binary", "ordinal", "nominal"]
 Role = Literal["actionable", "mutable", "immutable"]
 Direction = Literal["any", "up", "down"]
+Missing = Literal["refuse", "impute", "pass"]
 Level = str | int | float | bool
 
 FORMAT_VERSION = 1
@@ -59,6 +60,10 @@ class Feature:
             computed, not learned, and never acted on. The value is rounded if the kind is integer;
             with levels it is the code of one (``codes``). Not for nominal features.
 
+        missing: What happens where a table has no value: ``refuse``: the table is refused;
+            ``impute``: the causal model fills it in; ``pass``: the classifier sees the gap, and
+            has to be one that takes gaps.
+
     Raises:
         SchemaError: A field contradicts another or the rules above.
 
@@ -82,11 +87,14 @@ class Feature:
     unit: str = ""
     formula: str | None = None
 
+    missing: Missing = "refuse"
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise SchemaError.of("Feature", "name", "be a non-empty string", self.name)
-        for argument, choices in (("kind", Kind), ("role", Role), ("direction", Direction)):
-            self._check_choice(argument, get_args(choices))
+        choices = {"kind": Kind, "role": Role, "direction": Direction, "missing": Missing}
+        for argument, allowed in choices.items():
+            self._check_choice(argument, get_args(allowed))
         for argument in ("levels", "bounds"):
             value = getattr(self, argument)
             if value is not None:

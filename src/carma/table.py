@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
 import narwhals as nw
 import numpy as np
@@ -27,7 +29,8 @@ class Encoding:
 
     Model space is float64 and keeps original units: a numeric feature is one column as it is;
     a binary or ordinal feature is one column with its level's code (``Feature.codes``); a
-    nominal feature is one 0/1 column a level. Each model standardises inside itself.
+    nominal feature is one 0/1 column a level. Each model standardises inside itself. A gap is
+    NaN in every column of its feature.
 
     Args:
         schema: The problem.
@@ -159,35 +162,46 @@ class Encoding:
                 of their step. The answer has what the formulas give.
 
         Returns:
-            Shape ``(n, d)``, float64, model space.
+            Shape ``(n, d)``, float64, model space; NaN where there is no value.
 
         Raises:
-            TableError: A column is missing, unknown or repeated, a value is missing, infinite,
-                of the wrong kind, out of bounds or an unknown level, a formula has no value or
-                another one, the index repeats a label, or the table is empty. The message names
-                column and row.
+            TableError: A column is missing, unknown or repeated, a value is infinite, of the
+                wrong kind, out of bounds or an unknown level, or missing where the feature
+                does not say what to do then, a row has no value at all, a formula has no value
+                or another one, the index repeats a label, or the table is empty. The message
+                names column and row.
         """
         table = to_pandas(frame)
         self._check_shape(table)
         # One contiguous column a feature is written at a time: tables arrive column-wise.
         x = np.empty((self.n_columns, len(table)))
+        is_bare = np.ones(len(table), dtype=bool)
         for feature in self.schema.features:
             if feature.formula is not None and feature.name not in table:
                 continue
             where = self.block(feature.name)
             series = table[feature.name]
+            gaps = series.isna().to_numpy(dtype=bool)
+            is_bare &= gaps
             if feature.has_levels:
-                codes = _level_positions(feature, series)
+                codes = _level_positions(feature, series, gaps)
                 if feature.kind == "nominal":
                     x[where] = codes[None, :] == np.arange(len(feature.levels))[:, None]
                 else:
                     x[where.start] = np.asarray(feature.codes)[codes]
+                x[where, gaps] = np.nan
             else:
-                x[where.start] = _numbers(feature, series)
+                x[where.start] = _numbers(feature, series, gaps)
+            if feature.missing == "refuse" and feature.formula is None and gaps.any():
+                _refuse_gaps(feature, series, gaps)
+        if is_bare.any():
+            _refuse_rows(table.index, "row", is_bare, "hold a value in at least one feature", None)
         for name, formula in self.schema.formulas.items():
             inputs = {n: torch.from_numpy(x[self.column(n)]) for n in formula.names}
             i, value = self.column(name), formula(inputs).numpy()
-            exact = _computed(self.schema[name], value, table.index)
+            # Where an input is missing, so is what is computed from it.
+            holes = np.any([np.isnan(x[self.column(n)]) for n in formula.names], axis=0)
+            exact = _computed(self.schema[name], value, holes, table.index)
             if name in table:
                 _check_agreement(self.schema[name], table[name], x[i], exact)
             x[i] = exact
@@ -243,27 +257,82 @@ class Encoding:
         """Turn a tensor back into a table in original units.
 
         Args:
-            x: Shape ``(n, d)``, model space. Discrete columns are snapped to what exists.
+            x: Shape ``(n, d)``, model space. Discrete columns are snapped to what exists; NaN
+                stays a gap.
             index: Row labels of the result.
 
         Returns:
-            One column a feature.
+            One column a feature. Gaps are NaN in every column: integers and levels that are
+            numbers are floats then, and other levels are objects, as pandas reads them from a
+            file. Classifiers have been fitted on that.
         """
         values = self.snap(x.detach()).cpu().double().numpy()
         data: dict[str, Any] = {}
         for feature in self.schema.features:
             where = self.block(feature.name)
+            gaps = np.isnan(values[:, where]).any(axis=1)
             if feature.kind == "nominal":
                 positions = values[:, where].argmax(axis=1)
-                data[feature.name] = _level_array(feature)[positions]
+                data[feature.name] = _with_gaps(_level_array(feature)[positions], gaps)
             elif feature.has_levels:
                 distance = np.abs(values[:, where.start, None] - np.asarray(feature.codes))
-                data[feature.name] = _level_array(feature)[distance.argmin(axis=1)]
+                found = _level_array(feature)[distance.argmin(axis=1)]
+                data[feature.name] = _with_gaps(found, gaps)
             elif feature.kind == "integer":
-                data[feature.name] = np.rint(values[:, where.start]).astype(np.int64)
+                whole = np.where(gaps, 0, np.rint(values[:, where.start])).astype(np.int64)
+                data[feature.name] = _with_gaps(whole, gaps)
             else:
                 data[feature.name] = values[:, where.start]
         return pd.DataFrame(data, index=index)
+
+    def passed(self, x: Tensor) -> Tensor:
+        """Which gaps the classifier is to see: those of features with ``missing = "pass"``.
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+
+        Returns:
+            Shape ``(n, d)``, bool.
+
+        Example:
+            >>> from carma import CausalGraph
+            >>> features = Feature("income", missing="pass"), Feature("savings", missing="impute")
+            >>> encoding = Encoding(Schema(features, CausalGraph(("income", "savings"))))
+            >>> encoding.passed(torch.tensor([[torch.nan, 1.0], [2.0, torch.nan]])).tolist()
+            [[True, False], [False, False]]
+        """
+        return x.isnan() & self._passes
+
+    def complete(self, x: Tensor) -> Tensor:
+        """Which rows of a training table have no gaps; a fit leaves the others out.
+
+        What is learned is right where gaps do not depend on the value of an effect, given its
+        causes: then the remaining rows follow the same mechanisms (Little & Rubin 2019, chapter
+        3, on complete-case analysis).
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+
+        Returns:
+            Shape ``(n,)``, bool.
+
+        Raises:
+            TableError: Fewer than half of the rows have none, or fewer than two.
+        """
+        gaps = x.isnan()
+        is_complete = ~gaps.any(dim=1)
+        n_complete = int(is_complete.sum())
+        if n_complete < len(x) and n_complete < max(2, len(x) / 2):
+            counts = gaps.sum(dim=0)
+            worst = int(counts.argmax())
+            name = self.schema.features[self.owners[worst]].name
+            rule = (
+                f"have no gaps in at least half of all {len(x)}, and in two: a fit leaves out the "
+                f"others; column {name} has no value in {int(counts[worst])} (fill it in, or "
+                "remove the feature); without gaps are"
+            )
+            raise TableError.of("training table", "rows", rule, n_complete)
+        return is_complete
 
     def snap(self, x: Tensor) -> Tensor:
         """Move every discrete feature to the nearest value that exists.
@@ -275,7 +344,7 @@ class Encoding:
             x: Shape ``(n, d)``, model space.
 
         Returns:
-            The same shape; continuous columns unchanged.
+            The same shape; continuous columns and NaN unchanged.
         """
         if not self._has_discrete:
             return x
@@ -287,10 +356,11 @@ class Encoding:
             codes = self._level_codes.to(x)
             nearest = (values.unsqueeze(-1) - codes).abs().argmin(dim=-1, keepdim=True)
             exact = codes.expand(*values.shape, -1).gather(-1, nearest).squeeze(-1)
-            snapped[:, self._level_columns] = exact
+            snapped[:, self._level_columns] = torch.where(values.isnan(), values, exact)
         for where in self._nominal_blocks:
             block = snapped[:, where]
-            snapped[:, where] = torch.zeros_like(block).scatter(1, block.argmax(1, True), 1.0)
+            chosen = torch.zeros_like(block).scatter(1, block.argmax(1, True), 1.0)
+            snapped[:, where] = torch.where(block.isnan(), block, chosen)
         # Adding an exact 0, where x + (snapped - x) would round to a neighbour of the level.
         return snapped + (x - x.detach()) if x.requires_grad else snapped
 
@@ -306,6 +376,15 @@ class Encoding:
     @cached_property
     def _nominal_blocks(self) -> list[slice]:
         return [self.block(f.name) for f in self.schema.features if f.kind == "nominal"]
+
+    @cached_property
+    def _passes(self) -> Tensor:
+        passing = {feature.name for feature in self.schema.features if feature.missing == "pass"}
+        for name, formula in self.schema.formulas.items():
+            if passing.intersection(formula.names):
+                passing.add(name)
+        passes = [feature.name in passing for feature in self.schema.features]
+        return torch.tensor([passes[owner] for owner in self.owners])
 
     @cached_property
     def _has_discrete(self) -> bool:
@@ -329,7 +408,8 @@ class Encoding:
         columns = list(table.columns)
         if not table.columns.is_unique:
             repeated = sorted({str(c) for c in columns if columns.count(c) > 1})
-            raise TableError.of("table", "columns", "have different names", repeated)
+            rule = "have different names (rename or drop the repeated ones)"
+            raise TableError.of("table", "columns", rule, repeated)
         known = {*schema.names, *schema.ignore, schema.outcome}
         present = set(columns)
         absent = [name for name in schema.base.names if name not in present]
@@ -450,54 +530,138 @@ def to_pandas(frame: Any) -> pd.DataFrame:
     return table
 
 
-def _numbers(feature: Feature, series: pd.Series[Any]) -> NDArray[np.float64]:
+def _refuse_gaps(feature: Feature, series: pd.Series[Any], gaps: NDArray[np.bool_]) -> NoReturn:
+    if len(gaps) > 1 and gaps.all():
+        rule = (
+            "not be missing in every row (remove the feature, or look at how the table was read or "
+            "joined)"
+        )
+        raise TableError.of("table", f"column {feature.name}", rule, series.iloc[0])
+    rule = (
+        "not be missing (fill it in, or declare missing = 'impute', by the causal model, or "
+        "'pass', to a classifier that takes gaps)"
+    )
+    _refuse(feature, series, gaps, rule)
+
+
+def _numbers(
+    feature: Feature, series: pd.Series[Any], gaps: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Values as they are, NaN in gaps."""
     if series.dtype.kind not in "iuf":
-        series = _parsed_numbers(feature, series)
+        series = _parsed_numbers(feature, series, gaps)
     values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    finite = np.isfinite(values)
+    finite = np.isfinite(values) | gaps
     if not finite.all():
-        _refuse(feature, series, ~finite, "be a finite number, not missing")
+        _refuse(feature, series, ~finite, "be a finite number")
     if feature.kind == "integer":
-        whole = values == np.rint(values)
+        whole = (values == np.rint(values)) | gaps
         if not whole.all():
             _refuse(feature, series, ~whole, "be a whole number")
     if feature.bounds is not None:
         low, high = feature.bounds
-        inside = (values >= low) & (values <= high)
+        inside = ((values >= low) & (values <= high)) | gaps
         if not inside.all():
             _refuse(feature, series, ~inside, f"lie within its bounds {low} to {high}")
     return values
 
 
-def _parsed_numbers(feature: Feature, series: pd.Series[Any]) -> pd.Series[Any]:
-    wrong = np.array([not _is_number_or_gap(v) for v in series], dtype=bool)
+def _parsed_numbers(
+    feature: Feature, series: pd.Series[Any], gaps: NDArray[np.bool_]
+) -> pd.Series[Any]:
+    wrong = np.array([not _is_number(value) for value in series], dtype=bool) & ~gaps
     if wrong.any():
-        found = type(series.iloc[int(wrong.argmax())]).__name__
-        shown = {"str": "text", "bool": "a boolean", "Timestamp": "a date", "date": "a date"}.get(
-            found, found
+        value = series.iloc[int(wrong.argmax())]
+        found, advice = STRANGERS.get(type(value).__name__, (type(value).__name__, ""))
+        if isinstance(value, str):
+            advice = _advice_on_text(value.strip())
+        mixed = "" if (wrong | gaps).all() else ", as in other rows"
+        _refuse(
+            feature, series, wrong, f"be a number (kind {feature.kind}){mixed}, not {found}{advice}"
         )
-        _refuse(feature, series, wrong, f"be a number (kind {feature.kind}), not {shown}")
-    return pd.to_numeric(series.astype(object), errors="coerce")
+    return pd.to_numeric(series.astype(object).where(~gaps, np.nan), errors="coerce")
 
 
-def _is_number_or_gap(value: Any) -> bool:
-    if value is None or value is pd.NA or value is pd.NaT:
-        return True
+def _is_number(value: Any) -> bool:
     return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
 
 
-def _level_positions(feature: Feature, series: pd.Series[Any]) -> NDArray[np.intp]:
-    missing = series.isna().to_numpy()
-    if missing.any():
-        _refuse(feature, series, missing, "not be missing")
+# What is often found where a number belongs, by the name of its type, and what to do about it.
+AGO = " (make it a number first, such as days or years since then)"
+STRANGERS = {
+    "str": ("text", ""),
+    "bool": ("a boolean", " (make the feature binary, or the column 0 and 1)"),
+    "bool_": ("a boolean", " (make the feature binary, or the column 0 and 1)"),
+    "Timestamp": ("a date", AGO),
+    "datetime": ("a date", AGO),
+    "date": ("a date", AGO),
+    "Timedelta": ("a duration", " (make it a number first, such as days)"),
+    "timedelta": ("a duration", " (make it a number first, such as days)"),
+}
+GROUPED = re.compile(r"[+-]?\d{1,3}([,' \u00a0\u202f_]\d{3})+(\.\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+GAP_WORDS = ("", "-", "?", "na", "n/a", "nan", "none", "null", "missing", "unknown")
+GAP_ADVICE = " (where it stands for a gap, make it NaN and declare 'missing' for the feature)"
+
+
+def _advice_on_text(text: str) -> str:
+    """What to do about text where a number belongs."""
+    if text.lower() in GAP_WORDS:
+        return GAP_ADVICE
+    if GROUPED.fullmatch(text):
+        return " (take out thousands separators: pandas.read_csv has the option 'thousands')"
+    if DECIMAL_COMMA.fullmatch(text):
+        return " (write decimals with a point: pandas.read_csv has the option 'decimal')"
+    try:
+        float(text)
+    except ValueError:
+        return ""
+    return " (it reads as a number: convert the column with pandas.to_numeric)"
+
+
+def _level_positions(
+    feature: Feature, series: pd.Series[Any], gaps: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Number of each row's level; of the last one in gaps."""
     lookup: dict[Any, int] = {level: i for i, level in enumerate(feature.levels)}
     values: Sequence[Any] = series.tolist()
-    positions = np.fromiter((lookup.get(v, -1) for v in values), dtype=np.intp, count=len(values))
-    unknown = positions < 0
+    try:
+        found = (lookup.get(value, -1) for value in values)
+        positions = np.fromiter(found, dtype=np.intp, count=len(values))
+    except TypeError:
+        compound = np.array([not isinstance(value, (str, Real)) for value in values], dtype=bool)
+        _refuse(feature, series, compound & ~gaps, "be text, a number or a boolean")
+    unknown = (positions < 0) & ~gaps
     if unknown.any():
         known = ", ".join(str(level) for level in feature.levels)
-        _refuse(feature, series, unknown, f"be one of its levels ({known})")
+        advice = _advice_on_level(feature, series.iloc[int(unknown.argmax())])
+        _refuse(feature, series, unknown, f"be one of its levels ({known}){advice}")
     return positions
+
+
+def _advice_on_level(feature: Feature, value: Any) -> str:
+    """Which level was meant by a value that is none."""
+    is_text = isinstance(value, str)
+    if any(isinstance(level, str) != is_text and _alike(level, value) for level in feature.levels):
+        kinds = "text, the level is not" if is_text else "no text, the level is"
+        return f"; this is {kinds} (convert the column)"
+    if not isinstance(value, str):
+        return ""
+    said = value.strip().lower()
+    if said in GAP_WORDS:
+        return GAP_ADVICE
+    texts = {str(level).lower(): level for level in feature.levels}
+    near = get_close_matches(said, texts, n=1)
+    return f"; the closest is {texts[near[0]]!r}" if near else ""
+
+
+def _alike(level: Any, value: Any) -> bool:
+    """Whether one is the other, written as text."""
+    texts = {str(level).lower(), str(value).strip().lower()}
+    try:
+        return len(texts) == 1 or float(level) == float(value)
+    except (TypeError, ValueError):
+        return False
 
 
 def _level_array(feature: Feature) -> NDArray[Any]:
@@ -520,11 +684,11 @@ def _nearest(feature: Feature, value: Tensor) -> Tensor:
 
 
 def _computed(
-    feature: Feature, value: NDArray[np.float64], index: pd.Index[Any]
+    feature: Feature, value: NDArray[np.float64], holes: NDArray[np.bool_], index: pd.Index[Any]
 ) -> NDArray[np.float64]:
     """What a derived feature takes in the rows of a table, where its formula gives ``value``."""
     found, said = pd.Series(value, index), f"by its formula {feature.formula}"
-    finite = np.isfinite(value)
+    finite = np.isfinite(value) | (np.isnan(value) & holes)
     if not finite.all():
         rule = f"be a finite number {said}, which divides by zero or is undefined there"
         _refuse(feature, found, ~finite, rule)
@@ -562,13 +726,30 @@ def _check_agreement(
     _refuse(feature, series, differs, f"be {shown} by its formula {feature.formula}")
 
 
-def _refuse(feature: Feature, series: pd.Series[Any], bad: NDArray[np.bool_], rule: str) -> None:
-    first = int(np.flatnonzero(bad)[0])
+def _with_gaps(values: NDArray[Any], gaps: NDArray[np.bool_]) -> NDArray[Any]:
+    """Values with NaN in gaps: numbers as floats, other levels as objects."""
+    if not gaps.any():
+        return values
+    numeric = values.dtype.kind in "iuf"
+    opened = values.astype(np.float64 if numeric else object)
+    opened[gaps] = np.nan
+    return opened
+
+
+def _refuse(
+    feature: Feature, series: pd.Series[Any], bad: NDArray[np.bool_], rule: str
+) -> NoReturn:
+    value = series.iloc[int(bad.argmax())]
+    _refuse_rows(series.index, f"column {feature.name}, row", bad, rule, value)
+
+
+def _refuse_rows(
+    index: pd.Index[Any], where: str, bad: NDArray[np.bool_], rule: str, value: Any
+) -> NoReturn:
+    """Name the first of some rows, and count the others."""
     more = int(bad.sum()) - 1
-    value = series.iloc[first]
-    where = f"column {feature.name}, row {_label(series.index, first)}"
     tail = f" (and {more} more rows)" if more else ""
-    raise TableError.of("table", where, rule + tail, value)
+    raise TableError.of("table", f"{where} {_label(index, int(bad.argmax()))}", rule + tail, value)
 
 
 def _label(index: pd.Index[Any], position: int) -> str:

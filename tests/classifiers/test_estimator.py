@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightgbm
@@ -17,6 +18,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     StackingClassifier,
 )
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
@@ -306,3 +308,87 @@ def test_a_row_on_which_it_raises_is_named(rows: pd.DataFrame) -> None:
     first = int((rows["years"] == 7).to_numpy().argmax())
     with pytest.raises(ClassifierError, match=f"on row {first}, .* KeyError: 'seven'"):
         from_estimator(Picky(), SCHEMA, rows=rows)
+
+
+def open_to(missing: Any) -> Schema:
+    features = tuple(replace(feature, missing=missing) for feature in SCHEMA.features)
+    return replace(SCHEMA, features=features)
+
+
+@pytest.fixture(scope="module")
+def gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """A gap in one column of two rows of three."""
+    table = rows.astype({"job": object, "years": float})
+    for i, name in enumerate(("job", "years")):
+        table.loc[i::3, name] = np.nan
+    return table
+
+
+CATEGORIES = {"job": pd.CategoricalDtype(["clerk", "cook", "pilot"])}
+TAKES_GAPS: dict[str, Callable[[], Any]] = {
+    "lightgbm": lambda: lightgbm.LGBMClassifier(n_estimators=20, n_jobs=1, verbose=-1),
+    "boosting": lambda: HistGradientBoostingClassifier(
+        max_iter=20, categorical_features="from_dtype"
+    ),
+    "encoded": lambda: encoded(HistGradientBoostingClassifier(max_iter=20)),
+    "imputing": lambda: make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(sparse_output=False), ["job"]), (SimpleImputer(), NUMERIC)
+        ),
+        LogisticRegression(max_iter=1000),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("name", TAKES_GAPS)
+def test_gaps_are_passed_on(name: str, gaps: pd.DataFrame, paid: Any) -> None:
+    table = gaps.astype(CATEGORIES) if name in ("lightgbm", "boosting") else gaps
+    estimator = TAKES_GAPS[name]().fit(table, paid)
+    classifier = from_estimator(estimator, open_to("pass"), rows=table)
+    assert classifier.takes_gaps
+    x = classifier.encoding.encode(gaps)
+    classifier.check_on(x)
+    theirs = estimator.predict_proba(table)[:, 0]
+    np.testing.assert_allclose(classifier.probability(x).numpy(), theirs, atol=2e-6)
+    # Filling the gaps changes answers: it is the gaps that were seen.
+    filled = classifier.encoding.encode(gaps.fillna({"job": "cook", "years": 20}))
+    assert not np.allclose(classifier.probability(filled).numpy(), theirs, atol=1e-3)
+
+
+def test_gaps_to_be_imputed_are_not_compared(
+    gaps: pd.DataFrame, rows: pd.DataFrame, paid: Any
+) -> None:
+    for estimator in (ESTIMATORS["forest"](), encoded(LogisticRegression(max_iter=1000))):
+        classifier = from_estimator(estimator.fit(rows, paid), open_to("impute"), rows=gaps)
+        probability = classifier.probability(classifier.encoding.encode(gaps))
+        assert probability.isnan().tolist() == gaps.isna().any(axis=1).tolist()
+        all_open = gaps.assign(years=np.nan)
+        from_estimator(estimator, open_to("impute"), rows=all_open)
+
+
+def test_types_without_gaps_become_floats(paid: Any) -> None:
+    flag = np.random.default_rng(0).integers(0, 2, 240)
+    income = np.where(paid == "late", 30.0, 50.0)
+    for levels, kind in (((0, 1), np.int64), ((False, True), np.bool_)):
+        features = Feature("flag", "binary", levels=levels, missing="pass"), Feature("income")
+        schema = Schema(
+            features, CausalGraph(("flag", "income")), outcome="paid", favourable="late"
+        )
+        table = pd.DataFrame({"flag": flag.astype(kind), "income": income})
+        estimator = HistGradientBoostingClassifier(max_iter=5).fit(table, paid)
+        classifier = from_estimator(estimator, schema, rows=table)
+        x = classifier.encoding.encode(table)
+        x[0, 0] = torch.nan
+        given = table.astype({"flag": float})
+        given.loc[0, "flag"] = np.nan
+        theirs = estimator.predict_proba(given)[:, 1]
+        np.testing.assert_allclose(classifier.probability(x).numpy(), theirs, atol=2e-6)
+
+
+def test_an_estimator_that_takes_no_gaps_is_named(
+    gaps: pd.DataFrame, rows: pd.DataFrame, paid: Any
+) -> None:
+    estimator = encoded(GaussianNB()).fit(rows, paid)
+    with pytest.raises(ClassifierError, match=r"takes no gaps, declare missing = 'impute' for \["):
+        from_estimator(estimator, open_to("pass"), rows=gaps)

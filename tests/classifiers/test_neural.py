@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from carma import CausalGraph, Feature, Schema
 from carma.classifiers.network import NetworkClassifier
 from carma.classifiers.neural import ClassifierSettings, fit_classifier
-from carma.errors import SchemaError, SettingsError, TableError
+from carma.errors import ClassifierError, SchemaError, SettingsError, TableError
 from carma.training import TrainingSettings
 
 NAMES = ("income", "age", "job", "education")
@@ -198,3 +199,29 @@ class TestBadInput:
     def test_table_that_does_not_fit_the_schema(self) -> None:
         with pytest.raises(TableError, match=r"missing; got \['age'\]"):
             fit(people().drop(columns="age"))
+
+
+def test_rows_with_gaps_are_left_out() -> None:
+    features = tuple(replace(feature, missing="impute") for feature in SCHEMA.features)
+    schema, table = replace(SCHEMA, features=features), people().astype({"age": float})
+    table.loc[::4, "age"] = np.nan
+    whole = table[table["age"].notna()]
+    one, other = (fit_classifier(schema, rows, quick()) for rows in (table, whole))
+    assert one.state().fingerprint() == other.state().fingerprint()
+    with pytest.raises(TableError, match=r"half of all 100.*column age has no value in 100"):
+        fit_classifier(schema, table.iloc[::4], quick())
+
+
+def test_a_network_is_passed_no_gaps() -> None:
+    features = (replace(SCHEMA.features[0], missing="pass"), *SCHEMA.features[1:])
+    schema = replace(SCHEMA, features=features)
+    message = r"income may have \(missing = 'pass'\): declare 'impute'.*LightGBM"
+    with pytest.raises(ClassifierError, match=message):
+        fit_classifier(schema, people(), quick())
+    rows = people()
+    fitted = fit_classifier(SCHEMA, rows, quick())
+    again = NetworkClassifier.from_state(schema, fitted.state())
+    x = fitted.encoding.encode(rows)
+    fitted.check_on(x)
+    with pytest.raises(ClassifierError, match=message):
+        again.check_on(x)

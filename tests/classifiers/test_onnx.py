@@ -122,3 +122,19 @@ def test_rows_reach_it_in_original_units(tmp_path: Path) -> None:
     people = pd.DataFrame({"savings": [3.0], "income": [0.5]})
     probability = classifier.probability(classifier.encoding.encode(people))
     assert float(probability[0]) == pytest.approx(float(EXPECTED[1]), abs=2e-6)
+
+
+def test_only_floats_are_passed_gaps(tmp_path: Path) -> None:
+    features = tuple(Feature(name, missing="pass") for name in NAMES)
+    schema = Schema(features, CausalGraph(NAMES), outcome="paid", favourable="yes")
+    path = written(tmp_path / "m.onnx", SCORE, [tensor("x", 2)], [tensor("p", 1)])
+    x = X.clone()
+    x[0, 1] = torch.nan
+    from_onnx(path, schema).check_on(X)
+    assert from_onnx(path, schema).probability(x).isnan().tolist() == [True, False, False]
+    whole = helper.make_tensor_value_info("n", TensorProto.INT64, ["n", 2])
+    cast = [helper.make_node("Cast", ["n"], ["x"], to=TensorProto.FLOAT), *SCORE]
+    path = written(tmp_path / "n.onnx", cast, [whole], [tensor("p", 1)])
+    from_onnx(path, SCHEMA)
+    with pytest.raises(ClassifierError, match=r"'input n' must be of floats .* income, savings"):
+        from_onnx(path, schema)

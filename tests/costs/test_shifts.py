@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -105,6 +106,14 @@ def test_bad_populations(kind: Any, rows: torch.Tensor, message: str) -> None:
 def test_a_table_must_fit_the_schema() -> None:
     with pytest.raises(TableError, match="income"):
         LargestShift(ENCODING, PEOPLE.drop(columns="income"))
+
+
+def test_rows_of_a_table_with_gaps_are_left_out() -> None:
+    features = tuple(replace(f, missing="impute") for f in ENCODING.schema.features)
+    encoding = Encoding(replace(ENCODING.schema, features=features))
+    gaps = PEOPLE.assign(income=PEOPLE["income"].mask(PEOPLE.index < 2))
+    cost = LargestShift(encoding, gaps)
+    assert torch.equal(cost.percentiles.knots, LargestShift(ENCODING, PEOPLE[2:]).percentiles.knots)
 
 
 def test_what_is_free_may_have_gaps() -> None:

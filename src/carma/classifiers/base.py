@@ -29,10 +29,12 @@ class Classifier(ABC):
     Attributes:
         has_slope: Set it to false where ``logit`` has no useful gradient (trees): solvers that
             can then search without.
+        takes_gaps: Set it to true where ``logit`` takes NaN for a missing value.
     """
 
     kind: ClassVar[str]
     has_slope: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = False
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -128,8 +130,10 @@ class Classifier(ABC):
             x: Rows to try it on, shape ``(n, d)``.
 
         Raises:
-            ClassifierError: It gives NaN, or the same probability for every row.
+            ClassifierError: It gives NaN, or the same probability for every row, or is to be
+                passed missing values and does not take them.
         """
+        self.check_gaps(self.schema)
         with torch.no_grad():
             probability = self.probability(x)
         broken = ~torch.isfinite(probability)
@@ -140,6 +144,26 @@ class Classifier(ABC):
         if len(x) > 1 and bool((probability == probability[0]).all()):
             rule = "differ between people; every row gives"
             raise ClassifierError.of("classifier", "output", rule, probability[0].item())
+
+    @classmethod
+    def check_gaps(cls, schema: Schema) -> None:
+        """Refuse a schema that passes missing values on to a classifier that takes none.
+
+        Args:
+            schema: The problem.
+
+        Raises:
+            ClassifierError: It has a feature with ``missing = "pass"``, and ``takes_gaps`` is
+                false.
+        """
+        passed = [feature.name for feature in schema.features if feature.missing == "pass"]
+        if passed and not cls.takes_gaps:
+            rule = (
+                f"take missing values, which {', '.join(passed)} may have (missing = 'pass'): "
+                "declare 'impute' there, or use a classifier that takes them, such as LightGBM, "
+                "XGBoost or HistGradientBoostingClassifier, with from_estimator"
+            )
+            raise ClassifierError.of("missing values", "classifier", rule, cls.__name__)
 
     @abstractmethod
     def state(self) -> State:

@@ -44,7 +44,8 @@ class BlackBoxClassifier(Classifier):
         score: Takes a DataFrame in original units, the schema's features as columns in the
             schema's order, and gives the probability of the favourable outcome, one number a
             row. A row's answer must not depend on the other rows; equal rows are asked about
-            once. NaN stands for "unknown": such a person gets the status ``undefined``.
+            once. NaN stands for "unknown": such a person gets the status ``undefined``. Where a
+            feature has ``missing = "pass"``, the DataFrame may have NaN in its column.
 
     Raises:
         ClassifierError: ``score`` is not callable; later, when it is asked: it raises, gives
@@ -60,6 +61,7 @@ class BlackBoxClassifier(Classifier):
 
     kind: ClassVar[str] = "black_box"
     has_slope: ClassVar[bool] = False
+    takes_gaps: ClassVar[bool] = True
 
     def __init__(self, schema: Schema, score: Score) -> None:
         super().__init__(schema)
@@ -126,7 +128,7 @@ class BlackBoxClassifier(Classifier):
 
     def _logit(self, x: Tensor) -> Tensor:
         exact = x.detach().double()
-        is_real = torch.isfinite(exact).all(dim=1)
+        is_real = (torch.isfinite(exact) | self.encoding.passed(exact)).all(dim=1)
         probability = torch.full((len(x),), torch.nan, dtype=torch.float64)
         if bool(is_real.any()):
             rows = is_real.nonzero().squeeze(1)
@@ -172,11 +174,13 @@ class BlackBoxClassifier(Classifier):
             rule = f"answer for {len(frame)} rows at once; it raises {said}"
             return ClassifierError.of("BlackBoxClassifier", "score", rule, len(frame))
         rows = ", ".join(str(int(places[row])) for row in bad)
+        gaps = frame.columns[frame.iloc[bad].isna().any()].tolist()
+        advice = f"; where it takes no gaps, declare missing = 'impute' for {gaps}" if gaps else ""
         rule = (
             "answer for every row that the schema allows: give the features the bounds or levels "
             "that it was fitted on, give from_estimator the rows for their column types, or let it "
-            f"give NaN where it knows nothing; it raises on row {rows} (the first ones, counted "
-            f"from 0): {said}"
+            f"give NaN where it knows nothing{advice}; it raises on row {rows} (the first ones, "
+            f"counted from 0): {said}"
         )
         return ClassifierError.of("BlackBoxClassifier", "score", rule, frame.iloc[bad[0]].to_dict())
 

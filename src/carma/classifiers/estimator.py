@@ -28,7 +28,8 @@ def from_estimator(
 
     What ``from_sklearn`` converts, is converted, and has slopes. All else (forests, boosted
     trees, calibrated or stacked classifiers, XGBoost, LightGBM, CatBoost, a class of one's own)
-    becomes a ``BlackBoxClassifier`` that asks the estimator itself.
+    becomes a ``BlackBoxClassifier`` that asks the estimator itself; so does everything where a
+    feature has ``missing = "pass"``: the estimator then sees NaN in its columns.
 
     Args:
         estimator: Fitted on original units: on a DataFrame whose columns are features of the
@@ -37,7 +38,7 @@ def from_estimator(
         schema: The problem.
         rows: DataFrame like the one that it was fitted on, all features as columns. Its column
             types (``category``, for instance) are those that the estimator will see, and the
-            two are compared on it.
+            two are compared on it, but for rows with gaps that are not passed on.
         favourable: The class that stands for ``schema.favourable``, where the estimator was
             fitted on other labels than those of the outcome column.
 
@@ -72,8 +73,9 @@ def from_estimator(
 
     def score(frame: pd.DataFrame) -> Any:
         given = frame if names in (None, list(schema.names)) else frame[names]
+        kinds = _with_gaps(types, frame)
         # To convert nothing takes as long as to convert.
-        other = {name: kind for name, kind in types.items() if given[name].dtype != kind}
+        other = {name: kind for name, kind in kinds.items() if given[name].dtype != kind}
         given = given.astype(other) if other else given
         answer = np.asarray(estimator.predict_proba(given if names else given.to_numpy()))
         if answer.shape != (len(frame), len(known)):
@@ -95,6 +97,8 @@ def _converted(
     estimator: Any, schema: Schema, table: pd.DataFrame | None, favourable: Level | None
 ) -> Classifier | None:
     if type(estimator).__module__.split(".")[0] != "sklearn" or favourable is not None:
+        return None
+    if any(feature.missing == "pass" for feature in schema.features):
         return None
     from carma.classifiers.sklearn import from_sklearn
 
@@ -195,6 +199,16 @@ def _column_types(
     return types
 
 
+def _with_gaps(types: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
+    """The same types, but floats where a column has gaps and its type no way to hold them."""
+    return {
+        name: np.float64
+        if isinstance(kind, np.dtype) and kind.kind in "iub" and frame[name].hasnans
+        else kind
+        for name, kind in types.items()
+    }
+
+
 def _check_equal(
     classifier: Classifier,
     estimator: Any,
@@ -202,7 +216,12 @@ def _check_equal(
     position: int,
     table: pd.DataFrame,
 ) -> None:
-    ours = classifier.probability(classifier.encoding.encode(table)).numpy()
+    x = classifier.encoding.encode(table)
+    is_seen = (x.isfinite() | classifier.encoding.passed(x)).all(dim=1)
+    if not bool(is_seen.any()):
+        return
+    ours = classifier.probability(x[is_seen]).numpy()
+    given = given[is_seen.numpy()]
     names = _fitted_names(estimator)
     has_names = names is not None or not hasattr(estimator, "n_features_in_")
     theirs = estimator.predict_proba(given if has_names else given.to_numpy())[:, position]

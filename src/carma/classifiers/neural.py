@@ -54,7 +54,7 @@ def fit_classifier(
 
     Args:
         schema: Must name ``outcome`` and ``favourable``.
-        table: DataFrame in original units with the outcome column.
+        table: DataFrame in original units with the outcome column. Rows with gaps are left out.
         settings: Layers and training.
         progress: See ``track``.
 
@@ -62,7 +62,9 @@ def fit_classifier(
         A classifier on model space, the standardisation folded into its first layer.
 
     Raises:
-        TableError: The table does not fit the schema, or holds one class only.
+        ClassifierError: A feature has ``missing = "pass"``: a network takes no gaps.
+        TableError: The table does not fit the schema, has gaps in more than half of its rows,
+            or holds one class only.
 
     Example:
         >>> from carma.benchmarks import load
@@ -73,9 +75,11 @@ def fit_classifier(
         torch.Size([2])
     """
     settings = settings or ClassifierSettings()
+    NetworkClassifier.check_gaps(schema)
     encoding = Encoding(schema)
     x = encoding.encode(table)
-    y = labels(schema, table).float()
+    is_complete = encoding.complete(x)
+    x, y = x[is_complete], labels(schema, table)[is_complete].float()
     statistics = Statistics.of(x, encoding)
     scaled = ((x - statistics.mean) / statistics.std).float()
     rows, held_out = split_rows(

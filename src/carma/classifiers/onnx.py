@@ -83,6 +83,7 @@ def from_onnx(
         if entry.type not in _TYPES:
             rule = f"be of one of the types {', '.join(_TYPES)}"
             raise ClassifierError.of(owner, f"input {entry.name}", rule, entry.type)
+        _check_gaps(entry, schema, list(schema.names) if takes_matrix else [entry.name])
     asked = outputs[-1] if output is None else output
     if asked not in outputs:
         raise ClassifierError.of(owner, "output", f"be one of {outputs}", output)
@@ -99,6 +100,13 @@ def from_onnx(
         return _by_column(np.asarray(answer), favourable)
 
     return BlackBoxClassifier(schema, score)
+
+
+def _check_gaps(entry: Any, schema: Schema, names: list[str]) -> None:
+    passed = [name for name in names if schema[name].missing == "pass"]
+    if passed and entry.type not in ("tensor(float)", "tensor(double)"):
+        rule = f"be of floats to take the missing values of {', '.join(passed)}: no other has NaN"
+        raise ClassifierError.of("from_onnx", f"input {entry.name}", rule, entry.type)
 
 
 def _column(frame: pd.DataFrame, entry: Any) -> Any:

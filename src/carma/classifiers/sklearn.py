@@ -67,7 +67,8 @@ def from_sklearn(
             features in the schema's order. A ``ColumnTransformer`` may drop the features that
             it makes no use of.
         schema: The problem; its ``favourable`` value is one of the estimator's two classes.
-        check: Rows in original units, all features as columns. With them, the two are compared.
+        check: Rows in original units, all features as columns. With them, the two are compared,
+            where there are no gaps.
 
     Returns:
         A classifier on model space, float64, every scaling folded into its first layer.
@@ -324,9 +325,9 @@ def _refuse_clip(step: Any) -> None:
 
 
 def _imputer(step: Any, columns: list[_Column]) -> list[_Column]:
-    """Pass everything on: a table with gaps never gets this far."""
+    """Pass everything on: gaps never get this far."""
     if step.add_indicator:
-        raise _refusal(step, "add_indicator", "be False: carma's tables have no gaps", True)
+        raise _refusal(step, "add_indicator", "be False: gaps are filled in before", True)
     if not pd.isna(step.missing_values):
         rule = "be NaN, None or NA: a value that the schema allows is no gap"
         raise _refusal(step, "missing_values", rule, step.missing_values)
@@ -468,8 +469,13 @@ def _check_equal(
     frame: pd.DataFrame,
 ) -> None:
     table = classifier.encoding.completed(frame)
+    x = classifier.encoding.encode(table)
+    is_whole = x.isfinite().all(dim=1)
+    if not bool(is_whole.any()):
+        return
+    table = table[is_whole.numpy()]
     with torch.no_grad():
-        ours = classifier.probability(classifier.encoding.encode(table)).numpy()
+        ours = classifier.probability(x[is_whole]).numpy()
     given = table[list(classifier.schema.names)].to_numpy() if names is None else table[names]
     try:
         theirs = estimator.predict_proba(given)[:, favourable]

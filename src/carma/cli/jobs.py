@@ -80,6 +80,8 @@ def fit(
     bundles.save(solver, out, metrics=metrics.to_dict(), seed=problem.seed)
     content = {"bundle": str(out), "held_out": metrics.to_dict(), "statuses": result.counts()}
     note = f"Fitted on {len(table) - len(held_out):,} rows, measured on {len(held_out):,} others."
+    if solver.causal_model.n_left_out_:
+        note += f" The causal model left out {solver.causal_model.n_left_out_:,} rows with gaps."
     fidelity, told = _fidelity(solver)
     tables = [counts_table(result.counts()), metrics_table(metrics)]
     return Report(content | fidelity, [note, *tables, *told, f"Wrote {out}"])

@@ -27,7 +27,7 @@ class ShiftCost(Cost):
     Args:
         encoding: Of the schema.
         rows: Reference population: tensor ``(n, d)`` in model space, or table in original
-            units.
+            units, of which rows with gaps are left out.
         weights: By feature name, above 0; without it, each feature's ``cost_weight``.
         per_action: Price of acting on a feature at all, at least 0.
 
@@ -54,7 +54,11 @@ class ShiftCost(Cost):
         per_action: float = 0.0,
     ) -> None:
         super().__init__(encoding, weights, per_action)
-        population = rows.detach() if isinstance(rows, Tensor) else encoding.encode(rows)
+        if isinstance(rows, Tensor):
+            population = rows.detach()
+        else:
+            population = encoding.encode(rows)
+            population = population[encoding.complete(population)]
         owner, shape = type(self).__name__, tuple(population.shape)
         if len(shape) != 2 or shape[1] != encoding.n_columns or shape[0] < 2:
             rule = f"be at least two rows of {encoding.n_columns} columns; the shape"

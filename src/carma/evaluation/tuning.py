@@ -124,6 +124,7 @@ class _Ground:
     def of(cls, problem: Problem, rows: pd.DataFrame, progress: bool | None) -> _Ground:
         model, classifier = problem.fit_parts(rows, progress=progress)
         x = model.encoding.encode(rows)
+        x = torch.where(model.encoding.passed(x), x, model.impute(x))
         with torch.no_grad():
             is_rejected = classifier.probability(x) < classifier.threshold
         rejected = rows[is_rejected.numpy()]

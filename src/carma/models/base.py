@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from carma.errors import NotFittedError, SchemaError, TableError
 from carma.interventions import Intervention
+from carma.models.imputation import N_POOL, Imputation
 from carma.schema import Schema
 from carma.state import State, one_thread
 from carma.table import Encoding, Statistics
@@ -43,11 +45,13 @@ class CausalModel(ABC):
             ``WithDerived`` makes any other model one that does.
         encoding: Map between tables and tensors.
         statistics_: Mean, spread and range of the training table.
+        n_left_out_: After ``fit``: rows of the table that were not learned from, having gaps.
     """
 
     kind: ClassVar[str]
     computes_formulas: ClassVar[bool] = False
     statistics_: Statistics
+    n_left_out_: int
 
     def __init__(self, schema: Schema) -> None:
         if schema.formulas and not self.computes_formulas:
@@ -65,22 +69,26 @@ class CausalModel(ABC):
         """Learn from a table in original units.
 
         Args:
-            table: pandas or polars DataFrame.
+            table: pandas or polars DataFrame. Rows with gaps are left out, see
+                ``Encoding.complete`` for what that assumes.
             progress: Show a bar; ``None`` shows it on a terminal.
 
         Returns:
             The model itself.
 
         Raises:
-            TableError: The table does not fit the schema, a column is constant, or there are
-                fewer than two rows.
+            TableError: The table does not fit the schema, a column is constant, there are
+                fewer than two rows, or more than half of them have gaps.
         """
         x = self.encoding.encode(table)
-        statistics = Statistics.of(x, self.encoding)
+        is_complete = self.encoding.complete(x)
+        learned = x[is_complete]
+        statistics = Statistics.of(learned, self.encoding)
         # A fit that is interrupted leaves no model half of which is the old one.
-        self.__dict__.pop("statistics_", None)
-        self._fit(x, statistics, progress)
-        self.statistics_ = statistics
+        for name in ("statistics_", "_imputation"):
+            self.__dict__.pop(name, None)
+        self._fit(learned, statistics, progress)
+        self.statistics_, self.n_left_out_ = statistics, len(x) - len(learned)
         return self
 
     @property
@@ -215,6 +223,24 @@ class CausalModel(ABC):
         """Log-density of each row in original units, shape ``(n,)``."""
         self._check("log_prob", x)
         return self._log_prob(x)
+
+    def impute(self, x: Tensor) -> Tensor:
+        """Fill gaps with what is to be expected, given all that was observed; see ``Imputation``.
+
+        Args:
+            x: Shape ``(n, d)``, model space, NaN in all columns of a feature without a value.
+
+        Returns:
+            The same shape without NaN: values that can exist; what was observed is unchanged.
+        """
+        self._check("impute", x)
+        # What is made in inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._imputation.fill(x.clone()) if bool(x.isnan().any()) else x
+
+    @cached_property
+    def _imputation(self) -> Imputation:
+        return Imputation(self.encoding, self.sample(N_POOL), self.log_prob)
 
     @abstractmethod
     def state(self) -> State:

@@ -19,7 +19,7 @@ SOURCE = Path(carma.__file__).parent
 # A module may import from its own layer's earlier lines and from every layer above.
 LAYERS = [
     {"errors"},
-    {"files", "formula", "graph", "progress", "rules", "state"},
+    {"decision", "files", "formula", "graph", "progress", "rules", "state"},
     {"schema"},
     {"table", "training"},
     {"column_rules", "interventions", "draft"},

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from carma import (
     AdditiveNoiseModel,
     AdditiveNoiseSettings,
+    BlackBoxClassifier,
     Carma,
     CarmaSettings,
     CausalFlow,
@@ -31,6 +32,9 @@ from carma import (
     CausalModel,
     Classifier,
     ClassifierSettings,
+    Decision,
+    ExactSettings,
+    ExactSolver,
     Feature,
     FlowSettings,
     MixedFlow,
@@ -46,6 +50,7 @@ from carma import (
     Vaca,
     VacaSettings,
     additive,
+    decided,
     fit_classifier,
     from_sklearn,
     load,
@@ -439,3 +444,39 @@ def test_a_module_that_keeps_more_than_tensors_cannot_be_stored(
     solver = Carma(small.causal_model, classifier, settings=settings).fit(table)
     with pytest.raises(ClassifierError, match="tensors only"):
         save(solver, tmp_path / "noted.carma")
+
+
+DECISIONS = {
+    "band": Decision(at_least=0.3, at_most=0.8),
+    "rate": Decision(reject_rate=0.6),
+    "platt": Decision(threshold=0.6, calibrated="platt"),
+    "isotonic": Decision(threshold=0.55, calibrated="isotonic"),
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+@pytest.mark.parametrize("is_function", [False, True])
+def test_a_decision_is_kept(tmp_path: Path, loan: Benchmark, name: str, is_function: bool) -> None:
+    plain: Classifier = network(loan)
+    if is_function:
+        inside = plain
+        plain = BlackBoxClassifier(
+            loan.schema, lambda rows: inside.probability(inside.encoding.encode(rows)).numpy()
+        )
+    classifier = decided(plain, DECISIONS[name], loan.frame("classifier"))
+    solver: Solver = ExactSolver(loan.scm, classifier, settings=ExactSettings(starts=2))
+    solver.fit(loan.frame("recourse"))
+    path = save(solver, tmp_path / "b.carma")
+    again = load(path, classifier=plain if is_function else None)
+    assert again.classifier.decision == classifier.decision
+    x = loan.encoded("recourse", "test")
+    assert torch.equal(again.classifier.probability(x), classifier.probability(x))
+    people = loan.frame("recourse", "test").head(4)
+    first, second = (s.recommend(people) for s in (solver, again))
+    pd.testing.assert_frame_equal(first.to_frame(), second.to_frame())
+    assert first.explain(0) == second.explain(0)
+    if is_function:
+        # The classifier that decided is as good as the one inside.
+        assert load(path, classifier=classifier).classifier.decision == classifier.decision
+        with pytest.raises(BundleError, match="be handed in"):
+            load(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from carma import Decision
 from carma.classifiers.neural import ClassifierSettings
 from carma.models.anm import AdditiveNoiseSettings
 from carma.models.flow import FlowSettings
@@ -73,6 +74,7 @@ def test_the_complete_example_shows_every_key_of_a_feature() -> None:
         PublishedSettings,
         TrainingSettings,
         Schema,
+        Decision,
     ],
 )
 def test_every_key_is_documented(part: Any) -> None:

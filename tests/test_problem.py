@@ -9,6 +9,7 @@ import torch
 
 import carma
 from carma.benchmarks import load
+from carma.classifiers.file import ClassifierFile
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.costs import AbsoluteCost
 from carma.problem import CAUSAL_MODELS, Problem
@@ -244,3 +245,100 @@ def test_split_takes_some_gaps_where_they_are_imputed() -> None:
     assert held_out["x1"].isna().any()
     with pytest.raises(carma.errors.TableError, match="column x1 has no value in"):
         problem.split(table.assign(x1=float("nan")))
+
+
+DECISIONS = {
+    "band": ("at_least = 0.4\nat_most = 0.7", carma.Decision(at_least=0.4, at_most=0.7)),
+    "rate": ("reject_rate = 0.3", carma.Decision(reject_rate=0.3)),
+    "platt": (
+        "threshold = 0.6\ncalibrated = true",
+        carma.Decision(threshold=0.6, calibrated="platt"),
+    ),
+    "isotonic": (
+        'at_least = 0.2\nat_most = 0.7\ncalibrated = "isotonic"',
+        carma.Decision(at_least=0.2, at_most=0.7, calibrated="isotonic"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_decisions_are_read_and_written(name: str) -> None:
+    text, decision = DECISIONS[name]
+    problem = Problem.from_toml(f"{SCHEMA}[decision]\n{text}\n")
+    assert problem.decision == decision
+    assert Problem.from_toml(problem.to_toml()) == problem
+    assert problem.schema.threshold == (decision.threshold or 0.5)
+
+
+def test_a_threshold_is_one_thing_wherever_it_stands() -> None:
+    head = Problem.from_toml(f"threshold = 0.7\n{SCHEMA}")
+    section = Problem.from_toml(f"{SCHEMA}[decision]\nthreshold = 0.7\n")
+    assert head == section
+    assert head.decision is None
+    assert head.schema.threshold == 0.7
+    assert carma.Schema.from_toml(f"{SCHEMA}[decision]\nthreshold = 0.7\n") == head.schema
+    assert replace(head, decision=carma.Decision(threshold=0.7)) == head
+    with pytest.raises(carma.CarmaError, match="be given once, at the head or under"):
+        Problem.from_toml(f"threshold = 0.7\n{SCHEMA}[decision]\nthreshold = 0.7\n")
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("reject_rate = 0.3\nthreshold = 0.5", "exactly one of"),
+        ("calibrated = true", "exactly one of"),
+        ("reject_rate = 1.5", "strictly between 0 and 1"),
+        ("at_least = 0.5\nat_most = 0.5", "lie below at_most"),
+        ("share = 0.5", "'key' must be one of threshold, at_least, at_most, reject_rate"),
+    ],
+)
+def test_bad_decisions_are_refused(section: str, words: str) -> None:
+    with pytest.raises(carma.CarmaError, match=words):
+        Problem.from_toml(f"{SCHEMA}[decision]\n{section}\n")
+
+
+def test_a_fit_settles_the_decision_on_its_rows() -> None:
+    data = load("chain-lin", rows=600)
+    quick = carma.TrainingSettings(epochs=30)
+    parts: dict[str, Any] = {
+        "classifier": carma.ClassifierSettings((), quick),
+        "causal_model": carma.FlowSettings(
+            alternatives=0, training=carma.TrainingSettings(epochs=1)
+        ),
+    }
+    rows, x = data.frame("classifier"), data.encoded("classifier")
+    _, plain = Problem(data.schema, **parts).fit_parts(rows)
+    rate = Problem(data.schema, **parts, decision=carma.Decision(reject_rate=0.8))
+    _, classifier = rate.fit_parts(rows)
+    assert float(classifier.rejects(x).double().mean()) == pytest.approx(0.8, abs=1 / len(x))
+    assert torch.equal(classifier.probability(x), plain.probability(x))
+    calibrated = Problem(
+        data.schema, **parts, decision=carma.Decision(threshold=0.6, calibrated="platt")
+    )
+    _, honest = calibrated.fit_parts(rows)
+    # A part of the rows is left to the calibration: the network inside has not seen them.
+    assert honest.kind == "calibrated"
+    assert honest.threshold == 0.6
+    assert not torch.equal(honest.probability(x).argsort(), plain.probability(x).argsort())
+
+
+def test_outcomes_are_asked_for_before_a_fit_where_a_file_is_to_be_calibrated() -> None:
+    file = ClassifierFile(Path("c.onnx"), score_of="unfavourable")
+    decision = carma.Decision(threshold=0.5, calibrated=True)
+    data = load("chain-lin", rows=200)
+    rows = data.frame("classifier").drop(columns="label")
+    assert len(Problem(data.schema, classifier_file=file).split(rows)) == 2
+    with pytest.raises(carma.CarmaError, match="include the outcome"):
+        Problem(data.schema, classifier_file=file, decision=decision).split(rows)
+    problem = Problem(data.schema, classifier_file=file, decision=decision)
+    assert Problem.from_toml(problem.to_toml()) == problem
+
+
+def test_a_risk_is_said_under_classifier() -> None:
+    section = '[classifier]\npath = "risk.onnx"\nscore_of = "unfavourable"\n'
+    file = Problem.from_toml(SCHEMA + section).classifier_file
+    assert file == ClassifierFile(Path("risk.onnx"), score_of="unfavourable")
+    with pytest.raises(carma.CarmaError, match="be favourable or unfavourable; got 'bad'"):
+        Problem.from_toml(SCHEMA + section.replace("unfavourable", "bad"))
+    with pytest.raises(carma.CarmaError, match="the estimator tells its classes"):
+        Problem.from_toml(SCHEMA + section.replace("onnx", "skops"))

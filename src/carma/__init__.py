@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from carma.bundle import save as save
     from carma.classifiers.base import Classifier as Classifier
     from carma.classifiers.black_box import BlackBoxClassifier as BlackBoxClassifier
+    from carma.classifiers.decided import decided as decided
     from carma.classifiers.estimator import from_estimator as from_estimator
     from carma.classifiers.neural import ClassifierSettings as ClassifierSettings
     from carma.classifiers.neural import fit_classifier as fit_classifier
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from carma.costs import LargestShift as LargestShift
     from carma.costs import SquaredCost as SquaredCost
     from carma.costs import TotalLogShift as TotalLogShift
+    from carma.decision import Decision as Decision
     from carma.draft import draft_schema as draft_schema
     from carma.errors import CarmaError as CarmaError
     from carma.evaluation.comparison import compare as compare
@@ -87,6 +89,7 @@ _HOMES = {
     "ClassifierSettings": "carma.classifiers.neural",
     "Constraints": "carma.personal",
     "Cost": "carma.costs",
+    "Decision": "carma.decision",
     "DiceVae": "carma.recourse.dice_vae",
     "DiceVaeSettings": "carma.recourse.dice_vae",
     "Equation": "carma.models.scm",
@@ -121,6 +124,7 @@ _HOMES = {
     "WithDerived": "carma.models.derived",
     "additive": "carma.models.scm",
     "compare": "carma.evaluation.comparison",
+    "decided": "carma.classifiers.decided",
     "draft_schema": "carma.draft",
     "evaluate": "carma.evaluation.metrics",
     "fit_classifier": "carma.classifiers.neural",
@@ -151,6 +155,7 @@ __all__ = [
     "ClassifierSettings",
     "Constraints",
     "Cost",
+    "Decision",
     "DiceVae",
     "DiceVaeSettings",
     "Equation",
@@ -185,6 +190,7 @@ __all__ = [
     "WithDerived",
     "additive",
     "compare",
+    "decided",
     "draft_schema",
     "evaluate",
     "fit_classifier",

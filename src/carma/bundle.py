@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from carma.benchmarks.sets import structural_model
 from carma.classifiers.base import Classifier
 from carma.classifiers.black_box import BlackBoxClassifier
+from carma.classifiers.calibrated import CalibratedClassifier
 from carma.classifiers.network import NetworkClassifier
 from carma.classifiers.torch_module import TorchClassifier
 from carma.costs import cost_from_state
+from carma.decision import Decision
 from carma.errors import BundleError, CarmaError
 from carma.files import write_whole
 from carma.models.base import CausalModel
@@ -100,6 +102,7 @@ def save(
         "seed": seed,
         "metrics": dict(metrics or {}),
         "schema": schema,
+        "decision": asdict(solver.classifier.decision),
         "statistics": statistics.fingerprint(),
         "parts": {
             name: {"kind": kind, "config": state.config, "fingerprint": state.fingerprint()}
@@ -166,6 +169,7 @@ def load_bundle(
         model = _causal_model(kinds["causal_model"], schema, states["causal_model"], causal_model)
         model.statistics_ = Statistics(**statistics.tensors)
         decides = _classifier(kinds["classifier"], schema, states["classifier"], module, classifier)
+        decides = decides.deciding(Decision(**manifest["decision"]))
         cost = cost_from_state(Encoding(schema), states["cost"])
         solver = SOLVERS[kinds["solver"]].restore(model, decides, cost, states["solver"])
         metrics = manifest["metrics"]
@@ -226,6 +230,12 @@ def _causal_model(
 def _classifier(
     kind: str, schema: Schema, state: State, module: nn.Module | None, own: Classifier | None
 ) -> Classifier:
+    if kind == CalibratedClassifier.kind:
+        # Who hands in a calibrated classifier has the one inside as well.
+        own = own.classifier if isinstance(own, CalibratedClassifier) else own
+        inner, part = CalibratedClassifier.part(state)
+        inside = _classifier(inner, schema, part, module, own)
+        return CalibratedClassifier.from_state(schema, state, inside)
     if kind == BlackBoxClassifier.kind:
         return BlackBoxClassifier.from_state(schema, state, own)
     if kind == TorchClassifier.kind:

@@ -13,9 +13,11 @@ import pandas as pd
 import tomli_w
 
 from carma.classifiers.base import Classifier
+from carma.classifiers.decided import decided
 from carma.classifiers.file import ClassifierFile
 from carma.classifiers.neural import ClassifierSettings, fit_classifier
 from carma.costs import Cost
+from carma.decision import Decision
 from carma.errors import SettingsError
 from carma.models.anm import AdditiveNoiseModel, AdditiveNoiseSettings
 from carma.models.base import CausalModel
@@ -48,8 +50,9 @@ CAUSAL_MODELS: dict[str, tuple[Callable[[Schema, Any], CausalModel], CausalSetti
     Vaca.kind: (Vaca, VacaSettings()),
 }
 
-# Share of the rows that nothing is fitted on.
+# Share of the rows that nothing is fitted on, and of the others, that a fit is calibrated on.
 HELD_OUT = 0.2
+TO_CALIBRATE = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Problem:
         solver: From ``[solver]``; with ``method = "published"`` in it, CARMA as published.
         classifier_file: From ``[classifier] path``: a fitted classifier, in place of one that is
             fitted here.
+        decision: From ``[decision]``, where that says more than ``threshold``: a plain threshold
+            is the schema's.
 
     Example:
         >>> problem = Problem.from_toml('''
@@ -88,6 +93,17 @@ class Problem:
     causal_model: CausalSettings = field(default_factory=FlowSettings)
     solver: CarmaSettings | PublishedSettings = field(default_factory=CarmaSettings)
     classifier_file: ClassifierFile | None = None
+    decision: Decision | None = None
+
+    def __post_init__(self) -> None:
+        if self.decision is None:
+            return
+        # Where no threshold decides, that of the schema has no meaning.
+        given = self.decision.threshold
+        threshold = Schema.threshold if given is None else given
+        object.__setattr__(self, "schema", replace(self.schema, threshold=threshold))
+        if self.decision == Decision(threshold=threshold):
+            object.__setattr__(self, "decision", None)
 
     @classmethod
     def from_toml(cls, source: str | Path) -> Problem:
@@ -121,6 +137,7 @@ class Problem:
             _causal_model_settings(_section(content, "causal_model")),
             _solver_settings(_section(content, "solver")),
             file,
+            _decision(_section(content, "decision")),
         )
 
     def to_toml(self, path: str | Path | None = None) -> str:
@@ -142,6 +159,9 @@ class Problem:
         """
         content = self.schema.to_dict()
         folder = Path() if path is None else Path(path).parent
+        if self.decision is not None:
+            del content["threshold"]
+            content["decision"] = _written(asdict(self.decision))
         if self.data is not None:
             content["data"] = {"path": _relative(self.data, folder)}
         for name in ("classifier", "causal_model", "solver"):
@@ -169,6 +189,10 @@ class Problem:
         return WithDerived(self.schema, inner) if self.schema.formulas else inner
 
     @property
+    def _calibrates(self) -> bool:
+        return self.decision is not None and bool(self.decision.calibrated)
+
+    @property
     def _causal_kind(self) -> str:
         kinds = {type(defaults): kind for kind, (_, defaults) in CAUSAL_MODELS.items()}
         return kinds[type(self.causal_model)]
@@ -189,7 +213,7 @@ class Problem:
         encoding = Encoding(self.schema)
         x = encoding.encode(table)
         Statistics.of(x[encoding.complete(x)], encoding)
-        if self.classifier_file is None:
+        if self.classifier_file is None or self._calibrates:
             labels(self.schema, table)
         chosen, rest = split_rows(len(table), HELD_OUT, self.seed)
         train, held_out = (table.iloc[sorted(part.tolist())] for part in (chosen, rest))
@@ -200,6 +224,9 @@ class Problem:
     ) -> tuple[CausalModel, Classifier]:
         """Fit causal model and classifier; or read the classifier, where it is in a file.
 
+        A reject rate is met on these rows. To calibrate a classifier that is fitted here, a part
+        of them is left to it; one from a file is calibrated on all of them.
+
         Args:
             rows: First part of ``split``.
             progress: See ``track``.
@@ -207,13 +234,21 @@ class Problem:
         Raises:
             TrainingError: A fit failed.
             FileError: The classifier's file cannot be read.
-            ClassifierError: The classifier in it does not fit the schema.
+            ClassifierError: The classifier in it does not fit the schema, or the decision cannot
+                be fitted; see ``decided``.
         """
         classifier: Classifier
+        reference = rows
         if self.classifier_file is not None:
             classifier = self.classifier_file.read(self.schema, rows)
         else:
-            classifier = fit_classifier(self.schema, rows, self.classifier, progress=progress)
+            learned = rows
+            if self._calibrates:
+                parts = split_rows(len(rows), TO_CALIBRATE, self.seed)
+                learned, reference = (rows.iloc[sorted(part.tolist())] for part in parts)
+            classifier = fit_classifier(self.schema, learned, self.classifier, progress=progress)
+        if self.decision is not None:
+            classifier = decided(classifier, self.decision, reference)
         model = self.new_causal_model().fit(rows, progress=progress)
         return model, classifier
 
@@ -262,7 +297,16 @@ def _classifier_file(given: Mapping[str, Any], base: Path) -> ClassifierFile:
     trusted = given.get("trusted", [])
     if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
         raise SettingsError.of("[classifier]", "trusted", "be a list of texts", trusted)
-    return ClassifierFile(base / path, favourable, tuple(trusted))
+    score_of = given.get("score_of", "favourable")
+    return ClassifierFile(base / path, favourable, tuple(trusted), score_of)
+
+
+def _decision(given: Mapping[str, Any]) -> Decision | None:
+    allowed = [f.name for f in fields(Decision)]
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise SettingsError.of("[decision]", "key", f"be one of {', '.join(allowed)}", unknown[0])
+    return Decision(**given) if given else None
 
 
 def _written(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -364,8 +364,9 @@ class Schema:
             source: Path of a ``.toml`` file, or TOML text.
 
         Returns:
-            The schema. Sections that set up a job (``data``, ``classifier``,
-            ``causal_model``, ``solver``) are left to ``Problem.from_toml``.
+            The schema. Sections that set up a job (``data``, ``classifier``, ``decision``,
+            ``causal_model``, ``solver``) are left to ``Problem.from_toml``, but for
+            ``threshold`` under ``decision``, which may stand at the head as well.
 
         Raises:
             FileError: The file cannot be read or is no TOML.
@@ -380,7 +381,13 @@ class Schema:
         Raises:
             SchemaError: A key is unknown or missing, or a value breaks a rule.
         """
+        decision = content.get("decision")
         content = {k: v for k, v in content.items() if k not in JOB_SECTIONS}
+        if isinstance(decision, Mapping) and "threshold" in decision:
+            if "threshold" in content:
+                rule = "be given once, at the head or under [decision]"
+                raise SchemaError.of("problem file", "threshold", rule, decision["threshold"])
+            content["threshold"] = decision["threshold"]
         version = content.pop("version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             rule = f"be {FORMAT_VERSION}, the format this version of carma reads"
@@ -574,7 +581,7 @@ class Schema:
                 raise SchemaError.of("Schema", "immutable feature", rule, effect)
 
 
-JOB_SECTIONS = {"data", "classifier", "causal_model", "solver"}
+JOB_SECTIONS = {"data", "classifier", "decision", "causal_model", "solver"}
 # Numbers below this are told by their leading digits; others by decimals, this many more at most.
 SMALL, MOST_DIGITS = 0.1, 9
 

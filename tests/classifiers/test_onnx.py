@@ -138,3 +138,13 @@ def test_only_floats_are_passed_gaps(tmp_path: Path) -> None:
     from_onnx(path, SCHEMA)
     with pytest.raises(ClassifierError, match=r"'input n' must be of floats .* income, savings"):
         from_onnx(path, schema)
+
+
+def test_a_single_number_may_be_a_risk(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.onnx", SCORE, [tensor("x", 2)], [tensor("p", 1)])
+    risk = from_onnx(path, SCHEMA, score_of="unfavourable")
+    torch.testing.assert_close(risk.probability(X), 1 - EXPECTED, atol=2e-6, rtol=0)
+    both = written(tmp_path / "b.onnx", BOTH, [tensor("x", 2)], [tensor("both", 2)])
+    chosen = from_onnx(both, SCHEMA, favourable=0, score_of="unfavourable")
+    with pytest.raises(ClassifierError, match="'score_of' must be absent where the file gives one"):
+        chosen.probability(X)

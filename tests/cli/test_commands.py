@@ -108,6 +108,22 @@ def test_fit_with_an_additive_noise_model(folder: Path, tmp_path: Path) -> None:
     assert set(result.counts()) & {"refined", "searched"}
 
 
+def test_fit_says_what_decides_and_the_bundle_keeps_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (folder / "problem.toml").read_text()
+    path, out = folder / "rate.toml", tmp_path / "rate.carma"
+    path.write_text(f"{text}\n[decision]\nreject_rate = 0.3\n")
+    assert run("fit", path, "--out", out, "--json") == 0
+    report = json.loads(capsys.readouterr().out)["decision"]
+    decision = carma.load(out).classifier.decision
+    assert decision.reject_rate == report["reject_rate"] == 0.3
+    assert decision.cut_off == report["cut_off"]
+    assert 0.15 < report["rejected_share"] < 0.45
+    assert run("explain", out, folder / "new.csv") == 0
+    assert decision.say() in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_recommend_writes_every_format(folder: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"plans.{suffix}"

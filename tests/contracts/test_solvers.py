@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +65,7 @@ N_PEOPLE = 16
 class WithoutSlopes(NetworkClassifier):
     """A network whose slopes a solver must not use."""
 
-    has_slope: ClassVar[bool] = False
+    has_slope: bool = False
 
     @classmethod
     def of(cls, classifier: Classifier) -> NetworkClassifier:

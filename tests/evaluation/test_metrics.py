@@ -192,7 +192,7 @@ def test_rejected_people_without_any_plan(result: RecourseResult, chain: Benchma
         result.x,
         replace(result.plans, status=status),
         result.index,
-        result.threshold,
+        result.decision,
         result.seconds,
     )
     found = evaluate(lost, chain.cost)

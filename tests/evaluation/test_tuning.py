@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from carma import (
     CarmaSettings,
     ClassifierSettings,
+    Decision,
     FlowSettings,
     PublishedSettings,
     TrainingSettings,
@@ -377,6 +378,7 @@ def test_timeout_begins_no_new_trial(measurements: list[Settings]) -> None:
         (lambda p, t: (replace(p, solver=CarmaSettings()), t), "same solver;"),
         (lambda _, t: (PUBLISHED, t), "same solver, search space;"),
         (lambda p, t: (replace(p, schema=replace(p.schema, threshold=0.6)), t), "same schema;"),
+        (lambda p, t: (replace(p, decision=Decision(reject_rate=0.6)), t), "same classifier;"),
         (lambda p, t: (p, t.iloc[:-1]), "same table;"),
         (lambda p, t: (p, t.iloc[::-1]), "same table;"),
     ],

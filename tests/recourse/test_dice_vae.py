@@ -305,7 +305,9 @@ def test_the_margin_is_where_the_hinge_ends(
         ahead = classifier.logit(x) - math.log(threshold / (1 - threshold))
         if temperature is None:
             temperature = -float(ahead[ahead < 0].mean())
-        hinge = solver._objective(x, torch.zeros_like(x), Hinge(threshold, 0.2, temperature))
+        hinge = solver._objective(
+            x, torch.zeros_like(x), Hinge(classifier.decision, 0.2, temperature)
+        )
     reaches = classifier.probability(x) >= threshold + solver.margin
     assert reaches.any()
     assert torch.equal(hinge == 0, reaches)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -620,7 +620,7 @@ def test_best_first_searches_where_all_slopes_are_nought() -> None:
 class WithoutSlopes(NetworkClassifier):
     """A network whose slopes must not be used."""
 
-    has_slope: ClassVar[bool] = False
+    has_slope: bool = False
 
 
 class Steps(WithoutSlopes):

@@ -147,7 +147,7 @@ def test_fit_needs_rejected_people(
 ) -> None:
     solver = stub(chain.scm, chain_classifier, lambda x, _: Intervention.none(x))
     for table in (people(3.0, 4.0), people(3.0, 4.0, -1.0)):
-        with pytest.raises(TableError, match=r"at least two people below the threshold 0\.5"):
+        with pytest.raises(TableError, match=r"at least two rejected people \(accepted from 50%\)"):
             solver.fit(table)
     assert solver.fit(people(-1.0, -2.0)) is solver
     assert solver.fit(chain.encoding.encode(people(-1.0, -2.0, 3.0))) is solver

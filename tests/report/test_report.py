@@ -10,7 +10,7 @@ import torch
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
-from carma import CarmaSettings, Tuned
+from carma import CarmaSettings, Decision, Tuned
 from carma.benchmarks import load
 from carma.evaluation.metrics import Metrics
 from carma.evaluation.regret import Regret
@@ -36,7 +36,7 @@ def result(n: int = 40, *, has_plan: bool = True) -> RecourseResult:
         plans.counterfactual[:, income] += 1.0
         plans.counterfactual[:, savings] += torch.linspace(0.1, 2.0, n, dtype=torch.float64)
     return RecourseResult.of(
-        data.encoding, data.frame("recourse")[:n], x, (plans,), data.schema.threshold, 0.1
+        data.encoding, data.frame("recourse")[:n], x, (plans,), Decision(threshold=0.5), 0.1
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from carma.decision import Decision
 from carma.errors import ClassifierError, TableError
 from carma.schema import Level, Schema
 from carma.state import State
@@ -23,27 +25,47 @@ class Classifier(ABC):
     ``linear_weights`` where it knows more of its logit than single values.
 
     Args:
-        schema: The problem; its ``threshold`` decides, its ``favourable`` value is the class
-            whose probability is given.
+        schema: The problem; its ``threshold`` decides unless another decision is asked for
+            (``decided``), its ``favourable`` value is the class whose probability is given.
 
     Attributes:
+        decision: Whom it accepts.
         has_slope: Set it to false where ``logit`` has no useful gradient (trees): solvers that
             can then search without.
         takes_gaps: Set it to true where ``logit`` takes NaN for a missing value.
     """
 
     kind: ClassVar[str]
-    has_slope: ClassVar[bool] = True
+    has_slope: bool = True
     takes_gaps: ClassVar[bool] = False
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self.encoding = Encoding(schema)
+        self.decision = Decision(threshold=schema.threshold)
+
+    def deciding(self, decision: Decision) -> Self:
+        """The same classifier with another decision; ``decided`` also takes those to be fitted.
+
+        Args:
+            decision: Settled.
+
+        Raises:
+            ClassifierError: It has to be fitted to a table first.
+        """
+        if not decision.is_settled:
+            rule = "be fitted to a table first: decided(classifier, decision, rows)"
+            raise ClassifierError.of(type(self).__name__, "decision", rule, decision)
+        if decision == self.decision:
+            return self
+        other = copy(self)
+        other.decision = decision
+        return other
 
     @property
     def threshold(self) -> float:
-        """A person is accepted when the probability is at least this."""
-        return self.schema.threshold
+        """Least probability that is accepted; a band has an upper edge, too: see ``accepts``."""
+        return self.decision.low
 
     @property
     def favourable(self) -> Level | None:
@@ -72,6 +94,18 @@ class Classifier(ABC):
     def probability(self, x: Tensor) -> Tensor:
         """Probability of the favourable outcome, shape ``(n,)``."""
         return torch.sigmoid(self.logit(x))
+
+    def accepts(self, x: Tensor) -> Tensor:
+        """Who is accepted, bool, shape ``(n,)``; nobody whose probability is NaN."""
+        return self.decision.accepts(self.probability(x))
+
+    def rejects(self, x: Tensor) -> Tensor:
+        """Who is turned down, bool, shape ``(n,)``; nobody whose probability is NaN."""
+        return self.decision.rejects(self.probability(x))
+
+    def ahead(self, x: Tensor) -> Tensor:
+        """Log-odds past the decision's nearest edge, shape ``(n,)``; see ``Decision.ahead``."""
+        return self.decision.ahead(self.logit(x))
 
     @property
     def linear_weights(self) -> tuple[Tensor, float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,19 +16,22 @@ from carma.errors import BundleError, CarmaError, ClassifierError
 from carma.schema import Schema
 from carma.state import State
 
-__all__ = ["BlackBoxClassifier"]
+__all__ = ["BlackBoxClassifier", "ScoreOf", "check_score_of"]
 
 Score = Callable[[pd.DataFrame], Any]
+ScoreOf = Literal["favourable", "unfavourable"]
 
 # Probabilities closer than this to 0 or 1 count as that close: log-odds of 14.
 EPS = 1e-6
 # A float32 softmax may sum to a little more than 1.
 SLACK = 1e-6
-# Log-odds by which the two sides of the threshold are kept apart.
+# Log-odds by which the two sides of an edge of the decision are kept apart.
 HAIR = 1e-9
 # Rows by which a bundle knows the classifier again, and how far answers may be apart.
 PROBES = 32
 TOLERANCE = 1e-6
+# Digits of one less a probability.
+DIGITS = 15
 # Rows named where the classifier raises.
 NAMED = 3
 
@@ -46,10 +49,13 @@ class BlackBoxClassifier(Classifier):
             row. A row's answer must not depend on the other rows; equal rows are asked about
             once. NaN stands for "unknown": such a person gets the status ``undefined``. Where a
             feature has ``missing = "pass"``, the DataFrame may have NaN in its column.
+        score_of: ``unfavourable`` where ``score`` gives a risk: the probability of the outcome
+            that people fear. One less that is then the probability here.
 
     Raises:
-        ClassifierError: ``score`` is not callable; later, when it is asked: it raises, gives
-            another number of answers, or something that is no probability.
+        ClassifierError: ``score`` is not callable, or ``score_of`` is neither of the two; later,
+            when it is asked: it raises, gives another number of answers, or something that is no
+            probability.
 
     Example:
         >>> from carma import CausalGraph, Feature
@@ -60,16 +66,17 @@ class BlackBoxClassifier(Classifier):
     """
 
     kind: ClassVar[str] = "black_box"
-    has_slope: ClassVar[bool] = False
+    has_slope: bool = False
     takes_gaps: ClassVar[bool] = True
 
-    def __init__(self, schema: Schema, score: Score) -> None:
+    def __init__(self, schema: Schema, score: Score, *, score_of: ScoreOf = "favourable") -> None:
         super().__init__(schema)
         is_function: bool = callable(score)
         if not is_function:
             rule = "be callable: rows of a DataFrame to probabilities"
             raise ClassifierError.of("BlackBoxClassifier", "score", rule, score)
-        self._score = score
+        check_score_of("BlackBoxClassifier", score_of)
+        self._score, self.score_of = score, score_of
         self._probe: tuple[Tensor, Tensor] | None = None
 
     def check_on(self, x: Tensor) -> None:
@@ -136,11 +143,16 @@ class BlackBoxClassifier(Classifier):
             frame = self.encoding.decode(exact[rows[first]])
             probability[rows] = torch.from_numpy(self._scores(frame, rows[first]))[which]
         logit = torch.logit(probability, eps=EPS)
-        # Where p is the threshold itself, the way to log-odds and back must not decide.
-        at = math.log(self.threshold / (1 - self.threshold))
-        hair = HAIR / (1 - self.threshold)
-        is_accepted = probability >= self.threshold
-        return torch.where(is_accepted, logit.clamp(min=at + hair), logit.clamp(max=at - hair))
+        # Where p is an edge itself, the way to log-odds and back must not decide.
+        low, high = self.decision.edges()
+        hair = HAIR / (1 - self.decision.low)
+        is_enough = probability >= self.decision.low
+        logit = torch.where(is_enough, logit.clamp(min=low + hair), logit.clamp(max=low - hair))
+        if math.isinf(high):
+            return logit
+        hair = HAIR / (1 - self.decision.high)
+        is_more = probability > self.decision.high
+        return torch.where(is_more, logit.clamp(min=high + hair), logit.clamp(max=high - hair))
 
     def _scores(self, frame: pd.DataFrame, places: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         owner, argument = "BlackBoxClassifier", "score"
@@ -165,7 +177,9 @@ class BlackBoxClassifier(Classifier):
         if outside.any():
             rule = "give probabilities, between 0 and 1: for log-odds s, 1 / (1 + exp(-s))"
             raise ClassifierError.of(owner, argument, rule, scores[outside][0])
-        return scores.clip(0, 1)
+        scores = scores.clip(0, 1)
+        # 1 - 0.7 is to be 0.3, not a hair more: edges are inside.
+        return scores if self.score_of == "favourable" else np.round(1 - scores, DIGITS)
 
     def _refusal(self, frame: pd.DataFrame, places: Tensor, error: Exception) -> ClassifierError:
         said = f"{type(error).__name__}: {error}"
@@ -206,3 +220,13 @@ def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
     _, first, which = np.unique(whole, return_index=True, return_inverse=True)
     order = first.argsort()
     return torch.from_numpy(first[order]), torch.from_numpy(order.argsort()[which])
+
+
+def check_score_of(owner: str, score_of: str) -> None:
+    """Refuse what is neither of the two outcomes.
+
+    Raises:
+        ClassifierError: It is.
+    """
+    if score_of not in get_args(ScoreOf):
+        raise ClassifierError.of(owner, "score_of", "be favourable or unfavourable", score_of)

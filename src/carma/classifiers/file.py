@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from carma.classifiers.base import Classifier
+from carma.classifiers.black_box import ScoreOf, check_score_of
 from carma.errors import FileError, SettingsError
 from carma.schema import Level, Schema
 
@@ -24,9 +25,11 @@ class ClassifierFile:
             runs no code.
         favourable: See ``from_estimator`` and ``from_onnx``.
         trusted: See ``from_skops``; without meaning for ONNX.
+        score_of: See ``from_onnx``; an estimator in a skops file tells its classes.
 
     Raises:
-        SettingsError: The path ends otherwise.
+        SettingsError: The path ends otherwise, or ``score_of`` is given for a skops file.
+        ClassifierError: ``score_of`` is neither of its two.
 
     Example:
         >>> ClassifierFile(Path("model.pkl"))
@@ -37,6 +40,7 @@ class ClassifierFile:
     path: Path
     favourable: Level | None = None
     trusted: tuple[str, ...] = ()
+    score_of: ScoreOf = "favourable"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trusted", tuple(self.trusted))
@@ -46,6 +50,10 @@ class ClassifierFile:
                 "write the estimator with skops.io.dump, or export it to ONNX"
             )
             raise SettingsError.of("ClassifierFile", "path", rule, str(self.path))
+        check_score_of("ClassifierFile", self.score_of)
+        if self.score_of != "favourable" and self.path.suffix.lower() != ".onnx":
+            rule = "be absent: the estimator tells its classes, and 'favourable' chooses"
+            raise SettingsError.of("ClassifierFile", "score_of", rule, self.score_of)
 
     def read(self, schema: Schema, rows: Any = None) -> Classifier:
         """Read the file.
@@ -63,7 +71,9 @@ class ClassifierFile:
             if extra == "onnx":
                 from carma.classifiers.onnx import from_onnx
 
-                return from_onnx(self.path, schema, favourable=self.favourable)
+                return from_onnx(
+                    self.path, schema, favourable=self.favourable, score_of=self.score_of
+                )
             from carma.classifiers.skops import from_skops
 
             return from_skops(

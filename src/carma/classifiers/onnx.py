@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 
-from carma.classifiers.black_box import BlackBoxClassifier
+from carma.classifiers.black_box import BlackBoxClassifier, ScoreOf
 from carma.errors import ClassifierError, FileError
 from carma.schema import Level, Schema
 
@@ -32,6 +32,7 @@ def from_onnx(
     *,
     favourable: Level | None = None,
     output: str | None = None,
+    score_of: ScoreOf = "favourable",
 ) -> BlackBoxClassifier:
     """Run a classifier from an ONNX file; the file holds no code that could do anything else.
 
@@ -45,6 +46,8 @@ def from_onnx(
             column, counted from 0.
         output: Name of the output that holds probabilities; by default the last one. A single
             column is taken as the favourable probability.
+        score_of: ``unfavourable`` where a single column is a risk: the probability of the
+            outcome that people fear.
 
     Raises:
         FileError: The file cannot be read as an ONNX model.
@@ -96,10 +99,20 @@ def from_onnx(
             feed = {entry.name: _column(frame, entry) for entry in inputs}
         (answer,) = session.run([asked], feed)
         if isinstance(answer, list):
+            _refuse_risk(score_of, "probabilities by class")
             return _by_class(answer, wanted)
-        return _by_column(np.asarray(answer), favourable)
+        table = np.asarray(answer)
+        if table.ndim > 1 and table.shape[1] > 1:
+            _refuse_risk(score_of, "one column a class")
+        return _by_column(table, favourable)
 
-    return BlackBoxClassifier(schema, score)
+    return BlackBoxClassifier(schema, score, score_of=score_of)
+
+
+def _refuse_risk(score_of: ScoreOf, given: str) -> None:
+    if score_of != "favourable":
+        rule = f"be absent where the file gives {given}: 'favourable' chooses"
+        raise ClassifierError.of("from_onnx", "score_of", rule, score_of)
 
 
 def _check_gaps(entry: Any, schema: Schema, names: list[str]) -> None:

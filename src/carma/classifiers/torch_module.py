@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from carma.classifiers.base import Classifier
+from carma.classifiers.black_box import ScoreOf, check_score_of
 from carma.errors import BundleError, ClassifierError
 from carma.schema import Schema
 from carma.state import State
@@ -38,10 +39,12 @@ class TorchClassifier(Classifier):
         output: What the module gives: ``logit`` or ``probability``. A probability ``p`` becomes
             ``log(p / (1 - p))`` after it is clamped to ``[1e-7, 1 - 1e-7]``; where it is clamped
             the gradient is zero, so a module that saturates steers better as a logit.
+        score_of: ``unfavourable`` where the module gives a risk: logit or probability of the
+            outcome that people fear.
 
     Raises:
-        ClassifierError: ``module`` is no ``torch.nn.Module``, or ``output`` is neither of the
-            two.
+        ClassifierError: ``module`` is no ``torch.nn.Module``, or ``output`` or ``score_of`` is
+            neither of its two.
 
     Example:
         >>> from carma import CausalGraph, Feature
@@ -55,14 +58,22 @@ class TorchClassifier(Classifier):
 
     kind: ClassVar[str] = "torch_module"
 
-    def __init__(self, schema: Schema, module: nn.Module, output: Output = "logit") -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        module: nn.Module,
+        output: Output = "logit",
+        *,
+        score_of: ScoreOf = "favourable",
+    ) -> None:
         super().__init__(schema)
         if not isinstance(module, nn.Module):
             raise ClassifierError.of("TorchClassifier", "module", "be a torch.nn.Module", module)
         if output not in get_args(Output):
             rule = "be logit or probability"
             raise ClassifierError.of("TorchClassifier", "output", rule, output)
-        self.output = output
+        check_score_of("TorchClassifier", score_of)
+        self.output, self.score_of = output, score_of
         self.module = deepcopy(module).eval().requires_grad_(False)
 
     def _logit(self, x: Tensor) -> Tensor:
@@ -71,7 +82,8 @@ class TorchClassifier(Classifier):
             rule = "be one tensor"
             raise ClassifierError.of("TorchClassifier", "output", rule, type(answer).__name__)
         flat = self._one_a_row(answer, len(x)).to(x.device, torch.float64)
-        return flat if self.output == "logit" else _log_odds(flat)
+        logit = flat if self.output == "logit" else _log_odds(flat)
+        return logit if self.score_of == "favourable" else -logit
 
     def _cast(self, x: Tensor) -> Tensor:
         stored = chain(self.module.parameters(), self.module.buffers())
@@ -92,7 +104,7 @@ class TorchClassifier(Classifier):
         """Settings and tensors, without the module's code.
 
         Returns:
-            The output kind, the module's class name, and copies of its ``state_dict``.
+            Output, outcome, the module's class name, and copies of its ``state_dict``.
 
         Raises:
             ClassifierError: The module keeps something else than tensors in its ``state_dict``.
@@ -103,6 +115,7 @@ class TorchClassifier(Classifier):
             rule = "hold tensors only in its state_dict"
             raise ClassifierError.of("TorchClassifier", "module", rule, other)
         config = {"output": self.output, "module": _class_name(self.module)}
+        config["score_of"] = self.score_of
         return State(config, {name: _copy(tensor) for name, tensor in content.items()})
 
     @classmethod
@@ -148,7 +161,7 @@ class TorchClassifier(Classifier):
             # The first line only says that the rest are errors.
             reason = str(error).partition("\n\t")[2] or str(error)
             raise BundleError.of("TorchClassifier", "module", rule, reason) from error
-        return cls(schema, module, state.config["output"])
+        return cls(schema, module, state.config["output"], score_of=state.config["score_of"])
 
 
 def _log_odds(probability: Tensor) -> Tensor:

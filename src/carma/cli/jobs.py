@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import tomli_w
+import torch
 
 from carma import bundle as bundles
 from carma.draft import draft_schema, draft_toml
@@ -79,12 +80,13 @@ def fit(
     metrics = evaluate(result, solver.cost)
     bundles.save(solver, out, metrics=metrics.to_dict(), seed=problem.seed)
     content = {"bundle": str(out), "held_out": metrics.to_dict(), "statuses": result.counts()}
+    decision, said = _decision(problem, solver, held_out)
     note = f"Fitted on {len(table) - len(held_out):,} rows, measured on {len(held_out):,} others."
     if solver.causal_model.n_left_out_:
         note += f" The causal model left out {solver.causal_model.n_left_out_:,} rows with gaps."
     fidelity, told = _fidelity(solver)
     tables = [counts_table(result.counts()), metrics_table(metrics)]
-    return Report(content | fidelity, [note, *tables, *told, f"Wrote {out}"])
+    return Report(content | decision | fidelity, [note, said, *tables, *told, f"Wrote {out}"])
 
 
 def fit_problem(
@@ -140,6 +142,21 @@ def evaluate_table(bundle: Path, people: Path, problem: Path | None) -> Report:
     fidelity, told = _fidelity(loaded.solver)
     content = {"metrics": metrics.to_dict(), "statuses": result.counts()} | fidelity
     return Report(content, [counts_table(result.counts()), metrics_table(metrics), *told])
+
+
+def _decision(
+    problem: Problem, solver: Solver, held_out: pd.DataFrame
+) -> tuple[dict[str, Any], str]:
+    """What decides, and the share of held-out people that it turns down."""
+    with torch.no_grad():
+        is_rejected = solver.classifier.rejects(solver.encoding.encode(held_out))
+    share = float(is_rejected.double().mean())
+    decision = solver.classifier.decision
+    kind = problem.decision.calibrated if problem.decision is not None else False
+    how = f", on probabilities that are calibrated ({kind})" if kind else ""
+    content = asdict(decision) | {"calibrated": kind, "rejected_share": share}
+    said = f"People are {decision.say()}{how}; {share:.1%} of the others are turned down."
+    return {"decision": content}, said
 
 
 def _fidelity(solver: Solver) -> tuple[dict[str, Any], list[str]]:

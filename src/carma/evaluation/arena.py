@@ -125,7 +125,7 @@ class Arena:
         """
         people = self._rejected(self.data.encoded("recourse", "test"))
         if not len(people):
-            rule = f"hold somebody below the threshold {self.classifier.threshold}"
+            rule = f"hold somebody who is rejected ({self.classifier.decision.say()})"
             raise TableError.of("Arena", "people", rule, 0)
         return people[: self.n_people]
 
@@ -167,9 +167,8 @@ class Arena:
         return self._optima[margin]
 
     def _rejected(self, x: Tensor) -> Tensor:
-        classifier = self.classifier
         with torch.no_grad():
-            return x[classifier.probability(x) < classifier.threshold]
+            return x[self.classifier.rejects(x)]
 
     def _timed(self, part: str, fit: Callable[[], T]) -> T:
         start = time.perf_counter()

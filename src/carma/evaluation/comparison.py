@@ -79,8 +79,8 @@ class Attempt:
             _call(solver, person)[1] for person in torch.split(people[:SINGLE], 1)
         )
         plans, seconds = _call(solver, people)
-        threshold, index = arena.classifier.threshold, pd.RangeIndex(len(people))
-        result = RecourseResult(solver.encoding, people, plans, index, threshold, seconds)
+        decision, index = arena.classifier.decision, pd.RangeIndex(len(people))
+        result = RecourseResult(solver.encoding, people, plans, index, decision, seconds)
         return cls(arena, solver, result, fit_seconds, single)
 
     def record(self) -> dict[str, Any]:

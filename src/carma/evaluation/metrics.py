@@ -106,7 +106,7 @@ def evaluate(
     if true_model is not None and classifier is not None:
         with torch.no_grad():
             reached = true_model.counterfactual(x, do)
-            accepted = classifier.probability(reached) >= classifier.threshold
+            accepted = classifier.accepts(reached)
         validity = _mean(100.0 * accepted)
     if optimum is not None:
         paid = torch.full((len(result),), torch.nan, dtype=torch.float64)

@@ -126,7 +126,7 @@ class _Ground:
         x = model.encoding.encode(rows)
         x = torch.where(model.encoding.passed(x), x, model.impute(x))
         with torch.no_grad():
-            is_rejected = classifier.probability(x) < classifier.threshold
+            is_rejected = classifier.rejects(x)
         rejected = rows[is_rejected.numpy()]
         if len(rejected) < LEAST_PEOPLE:
             rule = f"hold at least {LEAST_PEOPLE} people whom the classifier rejects"
@@ -185,11 +185,13 @@ def _made_for(problem: Problem, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _classifier_of(problem: Problem) -> dict[str, Any]:
-    if problem.classifier_file is None:
-        return asdict(problem.classifier)
-    path = problem.classifier_file.path
-    content = path.read_bytes() if path.is_file() else b""
-    return {"file": hashlib.sha256(content).hexdigest()}
+    decision = {} if problem.decision is None else {"decision": asdict(problem.decision)}
+    file = problem.classifier_file
+    if file is None:
+        return asdict(problem.classifier) | decision
+    content = file.path.read_bytes() if file.path.is_file() else b""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"file": digest, "score_of": file.score_of} | decision
 
 
 def _check(trials: int, coverage: float, timeout: float | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
@@ -115,9 +114,9 @@ class Solver(ABC):
         x = rejected if isinstance(rejected, Tensor) else self.encoding.encode(rejected)
         self.classifier.check_on(x)
         with torch.no_grad():
-            is_rejected = self.classifier.probability(x) < self.classifier.threshold
+            is_rejected = self.classifier.rejects(x)
         if int(is_rejected.sum()) < 2:
-            rule = f"hold at least two people below the threshold {self.classifier.threshold}"
+            rule = f"hold at least two rejected people ({self.classifier.decision.say()})"
             raise TableError.of(type(self).__name__, "rejected", rule, int(is_rejected.sum()))
         self._fit(x[is_rejected], progress)
         return self
@@ -161,9 +160,7 @@ class Solver(ABC):
         start = time.perf_counter()
         menus = self.menu(x, limits, weights, n_plans=n_plans, progress=progress)
         seconds = time.perf_counter() - start
-        return RecourseResult.of(
-            self.encoding, people, x, menus, self.classifier.threshold, seconds
-        )
+        return RecourseResult.of(self.encoding, people, x, menus, self.classifier.decision, seconds)
 
     def solve(
         self,
@@ -275,7 +272,7 @@ class Solver(ABC):
         self, x: Tensor, limits: Limits, weights: Tensor | None, n_plans: int
     ) -> list[Plans]:
         before = self.classifier.probability(x)
-        is_open = ~(before >= self.classifier.threshold)
+        is_open = ~self.classifier.decision.accepts(before)
         if len(x) and bool(is_open.all()):
             return self._answer(x, before, limits, weights, n_plans)
         best = Plans.nothing_to_do(x, before)
@@ -415,18 +412,20 @@ class Solver(ABC):
 
     def _standing(
         self,
-        people: People,  # noqa: ARG002
+        people: People,
         surplus: Tensor,
     ) -> tuple[Tensor, Uncertainty | None]:
         """Who needs to set nothing any more, and how sure that is.
 
         Args:
             people: After moves between levels.
-            surplus: Their log-odds past the threshold.
+            surplus: Their log-odds past the decision.
         """
-        aim = Target(self._follow, self.classifier, self.limits, self.margin or 0.0)
-        bare = Target(self._follow, self.classifier, self.limits, 0.0)
-        return surplus >= aim.logit - bare.logit, None
+        if not self.margin:
+            return surplus >= 0, None
+        aim = Target(self._follow, self.classifier, self.limits, self.margin)
+        nothing = torch.zeros_like(people.x, dtype=torch.bool)
+        return aim.surplus(people, nothing, people.x) >= 0, None
 
     def _answered(self, people: People, proposal: Proposal, before: Tensor) -> Plans:
         """What passes of a proposal, and why the rest does not; those of one person together."""
@@ -439,9 +438,8 @@ class Solver(ABC):
         said = many.do(do.mask, told)
         reached = self._follow(many.x, said, many.u)
         logit = self.classifier.logit(reached)
-        fails = (
-            ((torch.sigmoid(logit) < self.classifier.threshold) & ~is_empty).nonzero().squeeze(1)
-        )
+        stands = self.classifier.decision.accepts(torch.sigmoid(logit))
+        fails = (~stands & ~is_empty).nonzero().squeeze(1)
         if len(fails):
             some = many[fails]
             exact = some.do(do.mask[fails], do.values[fails])
@@ -468,7 +466,7 @@ class Solver(ABC):
         kept = do.mask & works[:, None]
         validity = torch.full_like(probability, torch.nan)
         if proposal.uncertainty is not None:
-            ahead = logit - math.log(self.classifier.threshold / (1 - self.classifier.threshold))
+            ahead = self.classifier.decision.ahead(logit)
             validity = proposal.uncertainty.validity(ahead)
         price = self.cost(many.x, do.mask, do.values, many.weights)
         first = before if each == 1 else before.repeat_interleave(each)
@@ -537,7 +535,7 @@ class Solver(ABC):
         permitted &= self.limits.can_exist(people.x, reached)
         is_finite = torch.isfinite(p) & torch.isfinite(reached).all(dim=1)
         status = passed.clone()
-        status[p < self.classifier.threshold] = Status.STILL_REJECTED.code
+        status[self.classifier.decision.rejects(p)] = Status.STILL_REJECTED.code
         status[~permitted] = Status.OUTSIDE_LIMITS.code
         status[~is_finite] = Status.UNDEFINED.code
         return status

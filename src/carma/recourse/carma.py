@@ -277,7 +277,7 @@ class Carma(Solver):
         self.surrogate_ = Surrogate.of(*parts, x, seed=seed, progress=progress)
         self._take_guide(self.surrogate_)
         with torch.no_grad():
-            return x[self.surrogate_.probability(x) < self.classifier.threshold]
+            return x[self.surrogate_.rejects(x)]
 
     def _lessons(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> Lessons:
         at_once = max(1, WALKS // STARTS)

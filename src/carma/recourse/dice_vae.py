@@ -261,9 +261,9 @@ class DiceVae(Solver):
         return price + self.settings.hinge_weight * hinge.violation(logit)
 
     def _new_hinge(self, logit: Tensor) -> Hinge:
-        threshold, settings = self.classifier.threshold, self.settings
-        temperature = settings.hinge_temperature or Hinge.shortfall(threshold, logit)
-        return Hinge(threshold, settings.margin, temperature)
+        decision, settings = self.classifier.decision, self.settings
+        temperature = settings.hinge_temperature or Hinge.shortfall(decision, logit)
+        return Hinge(decision, settings.margin, temperature)
 
     def _new_networks(self) -> ChangeNetworks:
         settings = self.settings
@@ -293,7 +293,7 @@ class DiceVae(Solver):
         networks.load_state_dict(state.tensors)
         solver._networks = networks.eval().requires_grad_(False)
         temperature = state.config["hinge_temperature"]
-        solver._hinge = Hinge(classifier.threshold, settings.margin, temperature)
+        solver._hinge = Hinge(classifier.decision, settings.margin, temperature)
         solver.history_ = History(**state.config["history"])
         return solver
 

@@ -92,7 +92,7 @@ class Doubt:
         )
 
     def of(self, people: People, mask: Tensor, values: Tensor) -> Uncertainty:
-        """Compare the log-odds that plans bring under all models.
+        """Compare the log-odds past the decision that plans bring under all models.
 
         Args:
             people: n rows.
@@ -104,14 +104,14 @@ class Doubt:
             nothing = torch.zeros(n, dtype=torch.float64)
             return Uncertainty(nothing, nothing.clone(), others)
         do = people.do(mask, values)
-        own = self._classifier.logit(self._model.counterfactual(people.x, do, people.u)).double()
+        own = self._classifier.ahead(self._model.counterfactual(people.x, do, people.u)).double()
         reached = self._model.alternatives(people.x, do)
-        logit = self._classifier.logit(reached.flatten(0, 1)).view(others, n).double()
+        ahead = self._classifier.ahead(reached.flatten(0, 1)).view(others, n).double()
         # The model is one more draw: its own estimate counts as one of the mean.
-        bias = own - (own + logit.sum(dim=0)) / (1 + others)
-        spread = logit.std(dim=0)
+        bias = own - (own + ahead.sum(dim=0)) / (1 + others)
+        spread = ahead.std(dim=0)
         # What all agree on to rounding is not in doubt.
-        is_same = (logit - own).abs().amax(dim=0) <= ROUNDING * (1 + own.abs())
+        is_same = (ahead - own).abs().amax(dim=0) <= ROUNDING * (1 + own.abs())
         bias, spread = (torch.where(is_same, 0.0, t) for t in (bias, spread))
         return Uncertainty(bias.nan_to_num(), spread.nan_to_num(torch.inf), others)
 

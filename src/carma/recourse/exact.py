@@ -353,8 +353,8 @@ class ExactSolver(Solver):
         for action, moved in self.limits.rules.timed:
             timed[:, moved] |= sources[:, action]
         follows = self._may_follow(sources | timed) | timed
-        _, highest = self.classifier.bounds(*self.limits.reachable(at, moves, follows))
-        return highest < self._bare_target.logit
+        ends = self.classifier.bounds(*self.limits.reachable(at, moves, follows))
+        return self._bare_target.is_missed(*ends)
 
     def _may_follow(self, may_act: Tensor) -> Tensor:
         """Columns that may move when others are set, shape of ``may_act``."""

@@ -41,6 +41,8 @@ class LinearSearch:
         effects, weights = self._effects.expand(each, d, d), self._weights.expand(each, d)
         slope = total_effects(effects, weights, kinds)[kind]
         some = people[person]
+        # Who is past the upper edge of a band has to come down.
+        slope = slope * self._target.side(some.x)[:, None]
         nothing = torch.zeros_like(mask)
         needed = -self._target.surplus(some, nothing, some.x)
         lower = torch.where(mask, some.limits.lower - some.x, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,10 +87,8 @@ class Policy(nn.Module):
             least: Cost of their cheapest plans, shape ``(n,)``.
             degree: Of the cost.
         """
-        logit = self._classifier.logit(people.stand).double()
-        self.steepness.copy_(logit.square().mean().sqrt())
-        threshold = self._classifier.threshold
-        lacks = (math.log(threshold / (1 - threshold)) - logit).clamp(min=CLOSE)
+        self.steepness.copy_(self._classifier.logit(people.stand).double().square().mean().sqrt())
+        lacks = -self._classifier.ahead(people.stand).double().clamp(max=-CLOSE)
         self.rate.copy_((least / lacks.pow(degree)).median())
 
     def describe(self, people: People) -> Tensor:

@@ -307,11 +307,11 @@ class PublishedCarma(Solver):
         return self.causal_model.predict(z + wide)
 
     def _new_hinge(self, logit: Tensor) -> Hinge:
-        threshold, settings = self.classifier.threshold, self.settings
+        decision, settings = self.classifier.decision, self.settings
         temperature = settings.hinge_temperature
         if temperature is None:
-            temperature = Hinge.shortfall(threshold, logit) / FAR_AWAY
-        return Hinge(threshold, settings.margin, temperature)
+            temperature = Hinge.shortfall(decision, logit) / FAR_AWAY
+        return Hinge(decision, settings.margin, temperature)
 
     def _divergence(self, logits: Tensor) -> Tensor:
         """KL of the masks' Bernoulli probabilities from their priors, ``(n,)``."""
@@ -359,7 +359,7 @@ class PublishedCarma(Solver):
         networks.load_state_dict(state.tensors)
         solver._networks = networks.eval().requires_grad_(False)
         temperature = state.config["hinge_temperature"]
-        solver._hinge = Hinge(classifier.threshold, settings.margin, temperature)
+        solver._hinge = Hinge(classifier.decision, settings.margin, temperature)
         solver.history_ = History(**state.config["history"])
         return solver
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from carma.decision import Decision
 from carma.recourse.plans import Plans
 from carma.recourse.status import Status
 from carma.table import Encoding, to_pandas
@@ -89,7 +90,7 @@ class RecourseResult:
         x: Factual rows, shape ``(n, d)``, model space.
         plans: Checked plans of the same rows: the best ones.
         index: Row labels.
-        threshold: Probability from which a person is accepted.
+        decision: Whom the classifier accepts.
         seconds: Time that the solver took for all people.
         is_polars: Whether ``to_frame`` gives a polars table.
         others: Each person's second plan, third plan, and so on.
@@ -101,14 +102,14 @@ class RecourseResult:
         x: Tensor,
         plans: Plans,
         index: pd.Index[Any],
-        threshold: float,
+        decision: Decision,
         seconds: float,
         *,
         is_polars: bool = False,
         others: tuple[Plans, ...] = (),
     ) -> None:
         self.encoding, self.x, self.plans = encoding, x, plans
-        self.index, self.threshold, self.seconds = index, threshold, seconds
+        self.index, self.decision, self.seconds = index, decision, seconds
         self._is_polars = is_polars
         self.others = others
 
@@ -119,7 +120,7 @@ class RecourseResult:
         people: Any,
         x: Tensor,
         menus: tuple[Plans, ...],
-        threshold: float,
+        decision: Decision,
         seconds: float,
     ) -> RecourseResult:
         """Keep the caller's kind of table and its index."""
@@ -132,7 +133,7 @@ class RecourseResult:
             x,
             best,
             index,
-            threshold,
+            decision,
             seconds,
             is_polars=is_polars,
             others=tuple(others),
@@ -236,7 +237,7 @@ class RecourseResult:
         before = answer.probability_before
         chance = "unknown" if math.isnan(before) else f"{before:.1%}"
         lines = [f"Person {answer.label}: chance of a favourable outcome {chance}"]
-        lines[0] += f" (accepted from {self.threshold:.0%})."
+        lines[0] += f" ({self.decision.say()})."
         if not answer.status.has_plan:
             effort = f" ({answer.n_evaluations:,} counterfactuals tried)"
             tried = effort if answer.status is Status.NOT_FOUND else ""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from carma.classifiers.base import Classifier
 from carma.constraints import PlanLimits
 from carma.costs import Cost
+from carma.decision import Decision
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.descent import Descent
@@ -60,7 +61,9 @@ class Surrogate(Classifier):
 
     Args:
         schema: The problem.
-        network: Standardised columns to log-odds past the threshold, in units of ``steepness``.
+        decision: Of the other classifier.
+        network: Standardised columns to log-odds past the threshold (of a band, its lower
+            edge), in units of ``steepness``.
         centre: Of each column, shape ``(d,)``.
         scale: Of each column, above 0, shape ``(d,)``.
         steepness: Typical size of the log-odds.
@@ -89,6 +92,7 @@ class Surrogate(Classifier):
     def __init__(
         self,
         schema: Schema,
+        decision: Decision,
         network: nn.Sequential,
         centre: Tensor,
         scale: Tensor,
@@ -96,9 +100,10 @@ class Surrogate(Classifier):
         fidelity: Fidelity,
     ) -> None:
         super().__init__(schema)
+        self.decision = decision
         self._network = network.double().eval().requires_grad_(False)
         self._centre, self._scale, self._steepness = centre, scale, steepness
-        self._at = math.log(self.threshold / (1 - self.threshold))
+        self._at, _ = decision.edges()
         self.fidelity = fidelity
 
     @classmethod
@@ -158,8 +163,8 @@ class Surrogate(Classifier):
             network = deepcopy(start._network).float().requires_grad_(True)
         seen = ((x - centre) / scale).clamp(-FAR, FAR).float()
         wanted = (y / steepness).float()
-        # What lies far from the threshold need not be met as closely.
-        weight = 1 / (1 + y.abs().float())
+        # What lies far from every edge need not be met as closely.
+        weight = 1 / (1 + torch.minimum(y, rows.width - y).abs().float())
         chosen, held_out = learned.nonzero().squeeze(1), rows.is_held_out.nonzero().squeeze(1)
 
         def loss(batch: Tensor) -> Tensor:
@@ -186,11 +191,12 @@ class Surrogate(Classifier):
             )
         given = steepness * network(seen[held_out]).squeeze(1).double().detach()
         asked = y[held_out]
-        agreement = 100.0 * float(((given >= 0) == (asked >= 0)).double().mean())
+        ours, theirs = (torch.minimum(t, rows.width - t) >= 0 for t in (given, asked))
+        agreement = 100.0 * float((ours == theirs).double().mean())
         total = (asked - asked.mean()).square().sum()
         r2 = 1.0 - float((asked - given).square().sum() / total.clamp(min=1e-300))
         fidelity = Fidelity(len(held_out), agreement, r2)
-        return cls(rows.schema, network, centre, scale, steepness, fidelity)
+        return cls(rows.schema, rows.decision, network, centre, scale, steepness, fidelity)
 
     def _logit(self, x: Tensor) -> Tensor:
         seen = ((x.double() - self._centre) / self._scale).clamp(-FAR, FAR)
@@ -201,6 +207,7 @@ class Surrogate(Classifier):
     def state(self) -> State:
         """See ``Classifier.state``."""
         config = {"steepness": self._steepness, "fidelity": self.fidelity.to_dict()}
+        config["decision"] = asdict(self.decision)
         tensors = {"centre": self._centre, "scale": self._scale, **self._network.state_dict()}
         return State(config, tensors)
 
@@ -213,14 +220,18 @@ class Surrogate(Classifier):
             network = smooth_mlp(len(centre), HIDDEN, 1).double()
         network.load_state_dict(tensors)
         fidelity = Fidelity(**state.config["fidelity"])
-        return cls(schema, network, centre, scale, state.config["steepness"], fidelity)
+        decision = Decision(**state.config["decision"])
+        return cls(schema, decision, network, centre, scale, state.config["steepness"], fidelity)
 
 
 class _Rows:
-    """Rows with how far past the threshold the classifier puts them."""
+    """Rows with how far past the threshold, or a band's lower edge, the classifier puts them."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier, self.schema = classifier, classifier.schema
+        self.decision = classifier.decision
+        self._at, high = self.decision.edges()
+        self.width = high - self._at
         d = classifier.encoding.n_columns
         self.x = torch.zeros(0, d, dtype=torch.float64)
         self.ahead = torch.zeros(0, dtype=torch.float64)
@@ -230,9 +241,9 @@ class _Rows:
         """Ask for the scores of more rows; those without a finite one are left out."""
         with torch.no_grad():
             logit = self._classifier.logit(x.detach()).double()
-        at = math.log(self._classifier.threshold / (1 - self._classifier.threshold))
         is_known = torch.isfinite(logit) & torch.isfinite(x).all(dim=1)
-        ahead = (logit - at).clamp(-WIDEST, WIDEST)
+        most = WIDEST if math.isinf(self.width) else self.width + WIDEST
+        ahead = (logit - self._at).clamp(-WIDEST, most)
         self.x = torch.cat([self.x, x.double()[is_known]])
         self.ahead = torch.cat([self.ahead, ahead[is_known]])
         side = torch.full((int(is_known.sum()),), is_held_out)

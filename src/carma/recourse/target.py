@@ -105,17 +105,22 @@ class Target:
         follow: ``(x, intervention, u) -> `` what the solver believes to follow.
         classifier: Decides.
         limits: Its declared bounds hold for what follows.
-        margin: Aim this far past the threshold, as a probability.
+        margin: Aim this far past the threshold, or either edge of a band, as a probability.
     """
 
     def __init__(
         self, follow: Follow, classifier: Classifier, limits: PlanLimits, margin: float
     ) -> None:
         self._follow, self._classifier, self._limits = follow, classifier, limits
-        aim = classifier.threshold + margin
+        decision = classifier.decision
+        low, high = decision.edges(margin)
         # The sigmoid of the logit of a number may fall a rounding error short of it, which takes
         # the more to mend the flatter the sigmoid is there.
-        self.logit = math.log(aim / (1 - aim)) + 1e-12 + 1e-15 / (1 - aim)
+        self.logit = low + 1e-12 + 1e-15 / (1 - (decision.low + margin))
+        # A band has an upper edge as well.
+        self.most = high
+        if not math.isinf(high):
+            self.most = high - 1e-12 - 1e-15 / (1 - (decision.high - margin))
 
     @property
     def settable(self) -> Tensor:
@@ -129,7 +134,10 @@ class Target:
         (as a share of their width, negative) if that is less. Never NaN.
         """
         reached = self._follow(people.x, people.do(mask, values), people.u)
-        ahead = self._classifier.logit(reached) - self.logit
+        logit = self._classifier.logit(reached)
+        ahead = logit - self.logit
+        if not math.isinf(self.most):
+            ahead = torch.minimum(ahead, self.most - logit)
         if people.aim is not None:
             ahead = ahead - people.aim
         room = self._limits.room(people.x, reached)
@@ -138,6 +146,20 @@ class Target:
         ahead = torch.where(room < 0, torch.minimum(ahead, room), ahead)
         is_real = torch.isfinite(reached).all(dim=1)
         return torch.where(is_real, ahead, -torch.inf).nan_to_num(-torch.inf, neginf=-torch.inf)
+
+    def is_missed(self, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Where no log-odds between two bounds reach the aim, bool, shape ``(n,)``."""
+        return (highest < self.logit) | (lowest > self.most)
+
+    def side(self, x: Tensor) -> Tensor:
+        """1 where log-odds have to rise, -1 where they are past the upper edge, ``(n,)``.
+
+        Args:
+            x: Rows, shape ``(n, d)``.
+        """
+        if math.isinf(self.most):
+            return torch.ones_like(x[:, 0])
+        return torch.where(self._classifier.logit(x) > self.most, -1.0, 1.0).to(x.dtype)
 
     def surplus_and_slope(
         self, people: People, mask: Tensor, values: Tensor
@@ -159,8 +181,11 @@ def check_margin(owner: str, margin: float, classifier: Classifier) -> None:
     """Refuse an aim that no probability reaches.
 
     Raises:
-        SettingsError: ``threshold + margin`` is not below 1.
+        SettingsError: ``threshold + margin`` is not below 1, or not below what half a band has.
     """
-    if classifier.threshold + margin >= 1:
-        rule = f"stay below 1 - {classifier.threshold:g}, what is left above the threshold"
+    decision = classifier.decision
+    if not decision.has_room(margin):
+        rule = f"stay below 1 - {decision.low:g}, what is left above the threshold"
+        if decision.at_most is not None:
+            rule = f"stay below half of {decision.high:g} - {decision.low:g}, the band's width"
         raise SettingsError.of(owner, "margin", rule, margin)

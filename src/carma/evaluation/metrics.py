@@ -106,6 +106,8 @@ def evaluate(
     if true_model is not None and classifier is not None:
         with torch.no_grad():
             reached = true_model.counterfactual(x, do)
+            if classifier.takes_gaps:
+                reached = result.seen(reached, has_plan)
             accepted = classifier.accepts(reached)
         validity = _mean(100.0 * accepted)
     if optimum is not None:

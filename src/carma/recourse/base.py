@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -112,6 +113,8 @@ class Solver(ABC):
             ClassifierError: The classifier gives NaN or one and the same probability.
         """
         x = rejected if isinstance(rejected, Tensor) else self.encoding.encode(rejected)
+        # Plans are learned as if nothing were missing, and checked as it is.
+        x = self._filled(x)
         self.classifier.check_on(x)
         with torch.no_grad():
             is_rejected = self.classifier.rejects(x)
@@ -152,15 +155,18 @@ class Solver(ABC):
         if not self.is_fitted:
             raise NotFittedError.of(type(self).__name__, "recommend")
         x = self.encoding.encode(people)
+        own, missing = self._filled(x), x.isnan()
         limits = weights = None
         if constraints is not None:
             index = to_pandas(people).index
-            personal = personal_limits(self.encoding, x, index, constraints, self.limits)
+            personal = personal_limits(self.encoding, own, index, constraints, self.limits)
             limits, weights = personal.limits, personal.weights
         start = time.perf_counter()
-        menus = self.menu(x, limits, weights, n_plans=n_plans, progress=progress)
+        gaps = self.encoding.passed(x)
+        menus = self._menus(own, gaps, limits, weights, n_plans, progress)
         seconds = time.perf_counter() - start
-        return RecourseResult.of(self.encoding, people, x, menus, self.classifier.decision, seconds)
+        decision = self.classifier.decision
+        return RecourseResult.of(self.encoding, people, own, menus, decision, seconds, missing)
 
     def solve(
         self,
@@ -222,6 +228,18 @@ class Solver(ABC):
         """
         if not self.is_fitted:
             raise NotFittedError.of(type(self).__name__, "solve")
+        own, gaps = self._filled(x), self.encoding.passed(x)
+        return self._menus(own, gaps, limits, weights, n_plans, progress)
+
+    def _menus(
+        self,
+        x: Tensor,
+        gaps: Tensor,
+        limits: Limits | None,
+        weights: Tensor | None,
+        n_plans: int,
+        progress: bool | None,
+    ) -> tuple[Plans, ...]:
         check_at_least(type(self).__name__, "n_plans", n_plans, 1)
         self._check_wishes(x, limits, weights)
         with torch.inference_mode():
@@ -234,7 +252,10 @@ class Solver(ABC):
                 if limits is not None:
                     box = box.narrowed(limits[rows])
                 factors = None if weights is None else weights[rows]
-                parts.append(self._solve_chunk(x[rows], box, factors, n_plans))
+                missing = gaps[rows] if bool(gaps.any()) else None
+                nobody = torch.zeros(len(box.lower), 0, dtype=x.dtype)
+                people = People(x[rows], nobody, box, factors, gaps=missing)
+                parts.append(self._solve_chunk(people, n_plans))
             return tuple(Plans.joined(list(ranks)) for ranks in zip(*parts, strict=True))
 
     @property
@@ -268,27 +289,38 @@ class Solver(ABC):
         """What the solver believes to follow from an intervention."""
         return self.causal_model.counterfactual(x, intervention, u)
 
-    def _solve_chunk(
-        self, x: Tensor, limits: Limits, weights: Tensor | None, n_plans: int
-    ) -> list[Plans]:
-        before = self.classifier.probability(x)
+    def _filled(self, x: Tensor) -> Tensor:
+        """Rows with a guess for what is missing where the schema allows that."""
+        if all(feature.missing == "refuse" for feature in self.schema.features):
+            return x
+        return self.causal_model.impute(x)
+
+    def _seen(self, people: People, reached: Tensor, mask: Tensor) -> Tensor:
+        """What the classifier sees of rows in which some columns are set."""
+        if not self.classifier.takes_gaps:
+            return reached
+        return people.seen(reached, mask, self.encoding)
+
+    def _solve_chunk(self, people: People, n_plans: int) -> list[Plans]:
+        x = people.x
+        before = self.classifier.probability(
+            self._seen(people, x, torch.zeros_like(x, dtype=torch.bool))
+        )
         is_open = ~self.classifier.decision.accepts(before)
         if len(x) and bool(is_open.all()):
-            return self._answer(x, before, limits, weights, n_plans)
+            return self._answer(people, before, n_plans)
         best = Plans.nothing_to_do(x, before)
         menus = [best, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
         if bool(is_open.any()):
-            factors = None if weights is None else weights[is_open]
-            answers = self._answer(x[is_open], before[is_open], limits[is_open], factors, n_plans)
+            answers = self._answer(people[is_open], before[is_open], n_plans)
             for plans, part in zip(menus, answers, strict=True):
                 plans.put(is_open, part)
         return menus
 
-    def _answer(
-        self, x: Tensor, before: Tensor, limits: Limits, weights: Tensor | None, n_plans: int
-    ) -> list[Plans]:
+    def _answer(self, people: People, before: Tensor, n_plans: int) -> list[Plans]:
         """Propose, check, and keep what passes, for rejected rows."""
-        people = People(x, self.causal_model.abduct(x), limits, weights)
+        x = people.x
+        people = replace(people, u=self.causal_model.abduct(x))
         plans = self._answered(people, self._proposed(people, n_plans), before)
         n = len(people)
         owner = torch.arange(n).repeat_interleave(len(plans.cost) // max(1, n))
@@ -437,7 +469,8 @@ class Solver(ABC):
         told = self.limits.said(many.x, do.values, many.limits)
         said = many.do(do.mask, told)
         reached = self._follow(many.x, said, many.u)
-        logit = self.classifier.logit(reached)
+        seen = self._seen(many, reached, said.mask)
+        logit = self.classifier.logit(seen)
         stands = self.classifier.decision.accepts(torch.sigmoid(logit))
         fails = (~stands & ~is_empty).nonzero().squeeze(1)
         if len(fails):
@@ -445,7 +478,8 @@ class Solver(ABC):
             exact = some.do(do.mask[fails], do.values[fails])
             told[fails], said.values[fails] = do.values[fails], exact.values
             reached[fails] = self._follow(some.x, exact, some.u)
-            logit[fails] = self.classifier.logit(reached[fails])
+            seen[fails] = self._seen(some, reached[fails], exact.mask)
+            logit[fails] = self.classifier.logit(seen[fails])
         acts = Intervention(do.mask, told)
         if many.given is not None:
             is_empty &= ~many.given.mask.any(dim=1)
@@ -474,7 +508,7 @@ class Solver(ABC):
             status,
             kept,
             torch.where(kept, do.values, many.x),
-            torch.where(works[:, None], reached, many.x),
+            torch.where(works[:, None], seen, many.x),
             torch.where(works, price, torch.nan),
             first,
             torch.where(works, probability, first),

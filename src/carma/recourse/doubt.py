@@ -104,8 +104,13 @@ class Doubt:
             nothing = torch.zeros(n, dtype=torch.float64)
             return Uncertainty(nothing, nothing.clone(), others)
         do = people.do(mask, values)
-        own = self._classifier.ahead(self._model.counterfactual(people.x, do, people.u)).double()
+        expected = self._model.counterfactual(people.x, do, people.u)
         reached = self._model.alternatives(people.x, do)
+        if self._classifier.takes_gaps and people.gaps is not None:
+            parts = (expected, *reached.unbind(0))
+            expected, *seen = (people.seen(p, do.mask, self._model.encoding) for p in parts)
+            reached = torch.stack(seen)
+        own = self._classifier.ahead(expected).double()
         ahead = self._classifier.ahead(reached.flatten(0, 1)).view(others, n).double()
         # The model is one more draw: its own estimate counts as one of the mean.
         bias = own - (own + ahead.sum(dim=0)) / (1 + others)

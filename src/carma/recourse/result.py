@@ -13,6 +13,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from carma.decision import Decision
@@ -31,6 +32,11 @@ class Change:
 
     before: Any
     after: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON content, ``None`` where a value is missing: JSON has no NaN."""
+        pairs = (("from", self.before), ("to", self.after))
+        return {key: None if _is_gap(value) else value for key, value in pairs}
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ class Recommendation:
             "person": self.label,
             "status": self.status.value,
             "reason": self.status.message,
-            "plan": {n: {"from": c.before, "to": c.after} for n, c in self.actions.items()},
-            "follows": {n: {"from": c.before, "to": c.after} for n, c in self.consequences.items()},
+            "plan": {n: c.to_dict() for n, c in self.actions.items()},
+            "follows": {n: c.to_dict() for n, c in self.consequences.items()},
             "cost": self.cost,
             # JSON has no NaN.
             "probability_before": None if math.isnan(before) else before,
@@ -87,13 +93,15 @@ class RecourseResult:
 
     Args:
         encoding: Of the schema.
-        x: Factual rows, shape ``(n, d)``, model space.
+        x: Factual rows, shape ``(n, d)``, model space; where a value is missing, the guess that
+            plans start from.
         plans: Checked plans of the same rows: the best ones.
         index: Row labels.
         decision: Whom the classifier accepts.
         seconds: Time that the solver took for all people.
         is_polars: Whether ``to_frame`` gives a polars table.
         others: Each person's second plan, third plan, and so on.
+        missing: Where a value is missing, shape ``(n, d)``, bool; ``None`` is nowhere.
     """
 
     def __init__(
@@ -107,11 +115,13 @@ class RecourseResult:
         *,
         is_polars: bool = False,
         others: tuple[Plans, ...] = (),
+        missing: Tensor | None = None,
     ) -> None:
         self.encoding, self.x, self.plans = encoding, x, plans
         self.index, self.decision, self.seconds = index, decision, seconds
         self._is_polars = is_polars
         self.others = others
+        self.missing = torch.zeros_like(x, dtype=torch.bool) if missing is None else missing
 
     @classmethod
     def of(
@@ -122,6 +132,7 @@ class RecourseResult:
         menus: tuple[Plans, ...],
         decision: Decision,
         seconds: float,
+        missing: Tensor | None = None,
     ) -> RecourseResult:
         """Keep the caller's kind of table and its index."""
         is_pandas = isinstance(people, pd.DataFrame)
@@ -137,6 +148,7 @@ class RecourseResult:
             seconds,
             is_polars=is_polars,
             others=tuple(others),
+            missing=missing,
         )
 
     def __len__(self) -> int:
@@ -166,6 +178,19 @@ class RecourseResult:
     def counts(self) -> dict[str, int]:
         """Number of people by status."""
         return dict(Counter(self.statuses))
+
+    def seen(self, reached: Tensor, rows: Tensor) -> Tensor:
+        """What a classifier that takes gaps sees of people after their best plans.
+
+        Args:
+            reached: What follows from the plans, shape ``(k, d)``, model space.
+            rows: Positions of these people, or bool, to the same effect.
+        """
+        gaps = self.missing[rows] & ~self.plans.mask[rows]
+        if not bool(gaps.any()):
+            return reached
+        holes = torch.where(gaps, torch.nan, reached)
+        return self.encoding.derive(torch.where(self.encoding.passed(holes), holes, reached))
 
     def to_frame(self) -> Any:
         """All answers as one table in original units, with the caller's index.
@@ -273,10 +298,12 @@ class RecourseResult:
         if status.has_plan:
             rows = slice(i, i + 1)
             # Column by column: a row of a table would turn whole numbers into decimals.
-            before = self.encoding.decode(self.x[rows])
+            told = torch.where(self.missing[rows], torch.nan, self.x[rows])
+            before = self.encoding.decode(told)
             after = self.encoding.decode(plans.counterfactual[rows])
             x, reached = self.x[i].numpy(), plans.counterfactual[i].numpy()
-            moved = np.abs(reached - x) > 1e-6 * (1 + np.abs(x))
+            with np.errstate(invalid="ignore"):
+                moved = np.abs(reached - x) > 1e-6 * (1 + np.abs(x))
             for feature in self.encoding.schema.features:
                 name = feature.name
                 change = Change(_plain(before[name].iloc[0]), _plain(after[name].iloc[0]))
@@ -302,6 +329,10 @@ class RecourseResult:
 
     def _sentence(self, name: str, change: Change, *, is_action: bool) -> str:
         feature = self.encoding.schema[name]
+        if _is_gap(change.before):
+            verb = "bring" if is_action else "comes"
+            subject = f"{verb} {name}" if is_action else f"{name} {verb}"
+            return f"  - {subject} to {feature.say(change.after)} (not known today)"
         if change.before == change.after:
             return f"  - keep {name} at {feature.say(change.after)}"
         before, after = feature.say_change(change.before, change.after)
@@ -321,6 +352,10 @@ def _with_gaps(column: pd.Series[Any], keep: Any) -> pd.Series[Any]:
     elif column.dtype.kind == "b":
         column = column.astype("boolean")
     return column.where(keep)
+
+
+def _is_gap(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _percent(share: float) -> str:

@@ -13,6 +13,7 @@ from carma.classifiers.base import Classifier
 from carma.constraints import Limits, PlanLimits, joined_or_none
 from carma.errors import SettingsError
 from carma.interventions import Intervention
+from carma.table import Encoding
 
 __all__ = ["People", "Target", "check_margin"]
 
@@ -31,6 +32,8 @@ class People:
         aim: Log-odds past the target's own aim that each asks for, shape ``(n,)``; ``None`` is 0.
         given: What is set in any case, besides what a plan sets; ``None`` is nothing.
         start: What follows from that alone, shape ``(n, d)``; ``None`` is ``x``.
+        gaps: Missing values that ``x`` has a guess for but the classifier is to see as missing,
+            shape ``(n, d)``, bool; ``None`` is none.
     """
 
     x: Tensor
@@ -40,6 +43,7 @@ class People:
     aim: Tensor | None = None
     given: Intervention | None = None
     start: Tensor | None = None
+    gaps: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -58,12 +62,13 @@ class People:
         """Put batches one after the other; what one of them leaves open, all must."""
         limits = Limits.joined([part.limits for part in parts])
         x, u = (torch.cat([getattr(p, name) for p in parts]) for name in ("x", "u"))
-        weights, aim, start = (
-            joined_or_none([getattr(p, n) for p in parts]) for n in ("weights", "aim", "start")
+        weights, aim, start, gaps = (
+            joined_or_none([getattr(p, n) for p in parts])
+            for n in ("weights", "aim", "start", "gaps")
         )
         given = [p.given for p in parts if p.given is not None]
         whole = Intervention.joined(given) if given else None
-        return cls(x, u, limits, weights, aim, whole, start)
+        return cls(x, u, limits, weights, aim, whole, start, gaps)
 
     @property
     def stand(self) -> Tensor:
@@ -89,13 +94,26 @@ class People:
         """Every row ``times`` times in a row."""
         return self[torch.arange(len(self)).repeat_interleave(times)]
 
+    def seen(self, reached: Tensor, mask: Tensor, encoding: Encoding) -> Tensor:
+        """What a classifier that takes gaps sees of rows: what was missing and is not set, is.
+
+        Args:
+            reached: Rows, shape ``(n, d)``.
+            mask: Columns set, same shape, bool.
+            encoding: Of the schema; what is computed from a gap is one.
+        """
+        if self.gaps is None:
+            return reached
+        return encoding.derive(torch.where(self.gaps & ~mask, torch.nan, reached))
+
     def _each(self, function: Callable[[Tensor], Tensor]) -> People:
         weights = None if self.weights is None else function(self.weights)
         aim = None if self.aim is None else function(self.aim)
         given = None if self.given is None else self.given.each(function)
         start = None if self.start is None else function(self.start)
+        gaps = None if self.gaps is None else function(self.gaps)
         x, u = function(self.x), function(self.u)
-        return People(x, u, self.limits.each(function), weights, aim, given, start)
+        return People(x, u, self.limits.each(function), weights, aim, given, start, gaps)
 
 
 class Target:
@@ -133,8 +151,12 @@ class Target:
         Where something that follows would leave its declared bounds, how far it leaves them
         (as a share of their width, negative) if that is less. Never NaN.
         """
-        reached = self._follow(people.x, people.do(mask, values), people.u)
-        logit = self._classifier.logit(reached)
+        do = people.do(mask, values)
+        reached = self._follow(people.x, do, people.u)
+        seen = reached
+        if self._classifier.takes_gaps:
+            seen = people.seen(reached, do.mask, self._limits.encoding)
+        logit = self._classifier.logit(seen)
         ahead = logit - self.logit
         if not math.isinf(self.most):
             ahead = torch.minimum(ahead, self.most - logit)

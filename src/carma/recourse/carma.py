@@ -290,10 +290,10 @@ class Carma(Solver):
                 people = People(chunk, self.causal_model.abduct(chunk), self._around(chunk))
                 plain = replace(people, weights=torch.ones_like(chunk))
                 both = People.joined([plain, wishful(people, self._columns, draws)])
-                if len(self._switches):
-                    both = self._switches.drawn(both, MOVED, draws)
-                    nothing = torch.zeros_like(both.x, dtype=torch.bool)
-                    both = both[self._target.surplus(both, nothing, both.x) < 0]
+                both = self._switches.drawn(both, MOVED, draws)
+                nothing = torch.zeros_like(both.x, dtype=torch.bool)
+                # Whom moves alone take far enough, there is nothing to learn from.
+                both = both[self._target.surplus(both, nothing, both.x) < 0]
                 taught.append(self._teacher.lessons(both))
         return Lessons.joined(taught)
 

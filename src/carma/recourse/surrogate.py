@@ -14,10 +14,10 @@ from carma.classifiers.base import Classifier
 from carma.constraints import PlanLimits
 from carma.costs import Cost
 from carma.decision import Decision
-from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.descent import Descent
 from carma.recourse.policy import smooth_mlp
+from carma.recourse.switches import Switches
 from carma.recourse.target import People, Target
 from carma.schema import Schema
 from carma.state import State, seeded
@@ -132,18 +132,19 @@ class Surrogate(Classifier):
         draws = seeded(seed)
         with torch.no_grad():
             people = People(x, causal_model.abduct(x), limits.around(x))
+        switches = Switches(classifier.encoding, causal_model.counterfactual)
         learned, held_out = split_rows(len(x), HELD_OUT, seed)
         rows = _Rows(classifier)
         for part, is_held_out in ((learned, False), (held_out, True)):
             wide = max(1, round(SPREAD_ROWS / len(x)))
-            some = people[part].repeated(min(SPREAD, wide))
+            some = switches.drawn(people[part].repeated(min(SPREAD, wide)), MOVED, draws)
             rows.add(x[part], is_held_out)
             rows.add(_scattered(causal_model, limits, some, draws), is_held_out)
         first = cls._fitted(rows, None, seed, progress)
         target = Target(causal_model.counterfactual, first, limits, 0.0)
         for part, is_held_out in ((learned, False), (held_out, True)):
             wide = max(1, round(NEAR_ROWS / len(x)))
-            some = people[part].repeated(min(NEAR, wide))
+            some = switches.drawn(people[part].repeated(min(NEAR, wide)), MOVED, draws)
             rows.add(_around_plans(causal_model, limits, target, cost, some, draws), is_held_out)
         return cls._fitted(rows, first, seed, progress)
 
@@ -295,7 +296,7 @@ def _reached(
 ) -> Tensor:
     with torch.no_grad():
         said = torch.where(mask, limits.project(people.x, values, people.limits), people.x)
-        return causal_model.counterfactual(people.x, Intervention(mask, said), people.u)
+        return causal_model.counterfactual(people.x, people.do(mask, said), people.u)
 
 
 # Hidden widths, epochs of either fit, and the share of people held out.
@@ -305,6 +306,8 @@ HELD_OUT = 0.15
 # Random interventions of each person, and rows around plans, at most; in all, about so many rows.
 SPREAD, NEAR = 32, 24
 SPREAD_ROWS, NEAR_ROWS = 16000, 12000
+# Share of people who make moves between levels first.
+MOVED = 0.5
 # Steps to these plans; spreads that count as all room where a feature has no bound.
 STEPS = 4
 OPEN = 4.0

@@ -121,6 +121,8 @@ class Switches:
             share: Of those who move.
             draws: Of the moves.
         """
+        if not len(self):
+            return people
         may = self.open_to(people)
         moves = may.any(dim=1) & (torch.rand(len(people), generator=draws) < share)
         weight = torch.where(moves[:, None], may, True).double()

@@ -68,6 +68,10 @@ class TrainingSettings:
         if self.schedule not in ("onecycle", "constant"):
             raise SettingsError.of(owner, "schedule", "be onecycle or constant", self.schedule)
 
+    def rows_a_step(self, n_rows: int) -> int:
+        """Rows of each batch of a table with ``n_rows``."""
+        return max(1, min(self.batch_size, max(32, n_rows // 8)))
+
 
 @dataclass
 class History:
@@ -118,7 +122,7 @@ def train(
     Raises:
         TrainingError: The held-out score was never a finite number.
     """
-    batch = max(1, min(settings.batch_size, max(32, n_rows // 8)))
+    batch = settings.rows_a_step(n_rows)
     steps = math.ceil(n_rows / batch)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(

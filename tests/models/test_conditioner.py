@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from carma.models.conditioner import EVERY, OTHERS, OWN, Conditioner
+from carma.models.conditioner import EVERY, OTHERS, Conditioner
 
 # Two roots; a node with two causes, and one with three.
 ADJACENCY = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
@@ -73,18 +73,50 @@ def test_an_additive_mechanism_moves_the_shift_by_causes_and_hidden_layer() -> N
     assert torch.equal(found[2, :, 0], before[2, :, 0])
 
 
+@pytest.mark.parametrize("rows_of_their_own", [False, True])
+def test_columns_of_one_feature_share_a_network_and_members_are_each_as_if_alone(
+    rows_of_their_own: bool,
+) -> None:
+    torch.manual_seed(0)
+    # Columns 2 to 4 are one feature, 5 is another with the same cause, 6 follows.
+    adjacency = torch.zeros(7, 7).bool()
+    adjacency[2:6, 0], adjacency[6, 5] = True, True
+    model = Conditioner(
+        adjacency, 2, (4, 3), has_skip=True, n_members=3, owners=(0, 1, 2, 2, 2, 3, 4)
+    ).double()
+    assert [len(weight[0]) for weight in model.weights] == [3, 3]
+    with torch.no_grad():
+        model.last.normal_()
+    model.freeze()
+    x = torch.randn(3, 8, 7).double() if rows_of_their_own else torch.randn(8, 7).double()
+    found = model(x, range(5), EVERY)
+    for member in range(3):
+        own = x[member] if rows_of_their_own else x
+        active = torch.relu if member % 2 else torch.nn.functional.silu
+        for node, network in enumerate((0, 0, 0, 1, 2)):
+            layer = own.T
+            for weight, bias in zip(model.weights, model.biases, strict=True):
+                layer = active(weight[member, network] @ layer + bias[member, network])
+            expected = (model.last[member, node] @ layer).T
+            torch.testing.assert_close(found[member, :, node], expected)
+            some = model(x, [node], EVERY)
+            torch.testing.assert_close(some[member, :, 0], expected)
+    torch.testing.assert_close(model(x, [1, 3], EVERY), found[:, :, [1, 3]])
+
+
 def test_nobody_has_no_parameters() -> None:
     assert conditioner()(rows(0), range(2), EVERY).shape == (3, 0, 2, 2)
 
 
 def test_products_are_computed_only_where_a_member_has_chosen_them() -> None:
     model = conditioner()
-    assert model._networks([0, 1], EVERY).pairs is None
+    alone, others = slice(0, 1, 2), slice(1, None, 2)
+    assert model._networks([0, 1], others).pairs is None
     model.simplify(1, 0, torch.zeros(2), torch.tensor([1.0, 2.0, 0.0, 3.0, 0.0]))
     model.simplify(0, 0, torch.zeros(2), torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0]))
-    assert model._networks([0, 1], OWN).pairs is None
-    assert model._networks([1], OTHERS).pairs is None
-    pairs = model._networks([0], OTHERS).pairs
+    assert model._networks([0, 1], alone).pairs is None
+    assert model._networks([1], others).pairs is None
+    pairs = model._networks([0], others).pairs
     assert pairs is not None
     assert pairs.tolist() == [[0], [1]]
 

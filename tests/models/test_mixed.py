@@ -330,3 +330,53 @@ def test_bad_input() -> None:
         MixedSettings(alternatives=1)
     with pytest.raises(SettingsError, match="'hidden'"):
         MixedSettings(hidden=(0,))
+
+
+def test_heavy_tails_and_a_mass_at_zero_give_no_absurd_counterfactuals() -> None:
+    rng = np.random.default_rng(0)
+    n = 3000
+    limit = rng.normal(size=n)
+    amount = np.where(rng.random(n) < 0.9, 0, np.rint(np.exp(5 + limit + 2 * rng.normal(size=n))))
+    late = (rng.logistic(size=n) + 1.0 * (amount > 0) > 1).astype(int)
+    bill = np.rint(0.5 * amount + np.exp(4 + rng.normal(size=n)))
+    table = pd.DataFrame({"limit": limit, "amount": amount, "late": late, "bill": bill}).astype(
+        {"amount": int, "bill": int}
+    )
+    features = (
+        Feature("limit"),
+        Feature("amount", "integer"),
+        Feature("late", "binary"),
+        Feature("bill", "integer"),
+    )
+    parents = {"amount": ["limit"], "late": ["amount"], "bill": ["amount", "late"]}
+    schema = Schema(features, CausalGraph.from_parents(parents, [f.name for f in features]))
+    model = MixedFlow(schema, SETTINGS).fit(table)
+    x = model.encoding.encode(table)
+    assert torch.equal(model.counterfactual(x, Intervention.none(x)), x)
+    again = model.predict(model.abduct(x))
+    assert torch.equal(again[:, 1:], x[:, 1:])
+    torch.testing.assert_close(again[:, 0], x[:, 0], atol=1e-9, rtol=1e-9)
+    assert torch.isfinite(model.log_prob(x)).all()
+    do = Intervention.of(model.encoding, n, limit=x[:, 0] + 0.5)
+    moved, drawn = model.counterfactual(x, do), model.draw_counterfactuals(x, do, 4)
+    assert torch.isfinite(drawn).all()
+    # Most who have nothing still do, and nobody gets far beyond what anybody has.
+    assert float((moved[x[:, 1] == 0, 1] == 0).double().mean()) > 0.95
+    for column in (1, 3):
+        assert float(drawn[..., column].max()) < 2 * float(x[:, column].max())
+        assert float(drawn[..., column].min()) >= 2 * float(x[:, column].min()) - 100
+    sampled = model.sample(n, seed=1)
+    assert abs(float((sampled[:, 1] == 0).double().mean()) - 0.9) < 0.03
+
+
+def test_large_tables_take_fewer_epochs() -> None:
+    settings = MixedSettings((4,), QUICK, alternatives=0, most_steps=30)
+    model = MixedFlow(schema_of(EFFECTS["binary"]), settings).fit(table_of("binary", 900))
+    # 810 rows to train on, 101 a step: nine steps an epoch.
+    assert len(model.history_.records) == 3
+
+
+def test_only_discrete_effects_leave_counterfactuals_open() -> None:
+    assert not fitted("binary")[0].is_point_identified
+    schema = Schema((Feature("a", "binary"), Feature("c")), CausalGraph.from_edges([("a", "c")]))
+    assert MixedFlow(schema, SETTINGS).is_point_identified

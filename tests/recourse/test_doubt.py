@@ -94,6 +94,54 @@ def test_some_of_the_plans_can_be_taken_and_replaced() -> None:
     assert doubt.spread.tolist() == [0.25, 2, 0.5, 4]
 
 
+def of_draws(*draws: list[float]) -> Uncertainty:
+    offsets = torch.tensor(draws).double().sort(dim=1).values
+    nothing = torch.zeros(len(draws)).double()
+    return Uncertainty(nothing, torch.ones(len(draws)).double(), len(draws[0]), offsets)
+
+
+def test_of_draws_the_share_that_is_accepted_is_told() -> None:
+    # Two humps, as of an effect with two levels: the mean and the spread say little.
+    doubt = of_draws([-3.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.2, 0.3], [0.0] * 8)
+    found = doubt.validity(torch.tensor([1.0, 1.0]))
+    assert found.tolist() == [8 / 10, 9 / 10]
+    assert doubt.validity(torch.tensor([-0.15, -0.05])).tolist() == [3 / 10, 1 / 10]
+
+
+@given(
+    st.lists(st.lists(NUMBERS, min_size=24, max_size=24), min_size=1, max_size=3),
+    st.floats(0.51, 0.96),
+)
+def test_the_margin_of_draws_is_the_least_at_which_their_share_is_the_one_asked_for(
+    draws: list[list[float]], validity: float
+) -> None:
+    doubt = of_draws(*draws)
+    margin = doubt.margin(quantile(validity, 24))
+    assert (margin >= 0).all()
+    assert (doubt.validity(margin) >= validity - 1e-6).all()
+    below = doubt.validity(margin - 1e-9)
+    assert ((below < validity) | (margin == 0)).all()
+
+
+def test_where_no_number_of_draws_is_enough_all_must_be_accepted() -> None:
+    doubt = of_draws([-2.0, 1.0, 1.0], [0.5, 0.5, 0.5])
+    assert doubt.margin(quantile(0.999, 3)).tolist() == [2.0, 0.0]
+
+
+def test_draws_can_be_taken_replaced_and_joined() -> None:
+    doubt = of_draws([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    rows = torch.tensor([2, 0])
+    part = doubt[rows]
+    assert part.draws is not None
+    assert doubt.draws is not None
+    assert part.draws.tolist() == [[5, 6], [1, 2]]
+    both = Uncertainty.joined([doubt, part]).draws
+    assert both is not None
+    assert both.shape == (5, 2)
+    doubt.put(rows, of_draws([7.0, 8.0], [9.0, 9.5]))
+    assert doubt.draws.tolist() == [[9, 9.5], [3, 4], [7, 8]]
+
+
 class Shifted(StructuralCausalModel):
     """Its alternatives add known numbers to the last column, wherever that is an effect."""
 
@@ -107,6 +155,14 @@ class Shifted(StructuralCausalModel):
         moved = self.counterfactual(x, intervention).repeat(len(self.shifts), 1, 1)
         moved[..., -1] += torch.tensor(self.shifts, dtype=x.dtype)[:, None]
         return moved
+
+
+class Open(Shifted):
+    """The same, but its alternatives are draws from what the facts leave open."""
+
+    @property
+    def is_point_identified(self) -> bool:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +225,22 @@ def test_whoever_believes_in_the_model_has_no_doubt(
     nobody = torch.zeros(0, dtype=torch.long)
     none = Doubt(shifted, chain_classifier).of(people[nobody], mask[:0], values[:0])
     assert none.margin(2.0).shape == none.validity(torch.zeros(0)).shape == (0,)
+
+
+def test_draws_are_the_log_odds_past_the_models_own(
+    chain: Benchmark, linear: LinearClassifier
+) -> None:
+    model = Open(chain.scm.schema, chain.scm.equations)
+    model.statistics_ = chain.scm.statistics_
+    classifier = linear(chain.schema, [0.0, 1.0, 0.5, 3.0], -0.25)
+    found = Doubt(model, classifier).of(*plans(chain, model))
+    expected = 3.0 * torch.tensor(sorted(Shifted.shifts)).double()
+    assert found.draws is not None
+    torch.testing.assert_close(found.draws[:3], expected.expand(3, 4))
+    # One of four is a rejection; x3 is set in the last row, and nothing follows from that.
+    assert found.validity(torch.full((4,), 2.0)).tolist() == [4 / 6, 4 / 6, 4 / 6, 1.0]
+    # Draws that agree by chance are no proof.
+    blind = linear(chain.schema, [0.0, 1.0, 0.5, 0.0], -0.25)
+    same = Doubt(model, blind).of(*plans(chain, model))
+    assert same.validity(torch.full((4,), 2.0)).tolist() == [5 / 6, 5 / 6, 5 / 6, 1.0]
+    assert same.margin(quantile(0.9, 4)).tolist() == [0.0] * 4

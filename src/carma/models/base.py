@@ -158,7 +158,7 @@ class CausalModel(ABC):
         self._check("counterfactual", x)
         self._check_intervention(intervention, len(x))
         if u is None:
-            u = self._abduct(x)
+            u = self._abduct_effects(x, intervention)
         mask, values = intervention.mask, intervention.values
         moved = self._predict(u, intervention, x)
         return torch.where(mask, values, torch.where(self._effects(intervention), moved, x))
@@ -167,6 +167,15 @@ class CausalModel(ABC):
     def n_alternatives(self) -> int:
         """Number of other models that fit the data about as well; a known model has none."""
         return 0
+
+    @property
+    def is_point_identified(self) -> bool:
+        """Whether a person's facts and the mechanisms leave one counterfactual.
+
+        Where they leave several, ``counterfactual`` is one of them, and the alternatives are
+        draws from all: as frequent as they are probable.
+        """
+        return True
 
     def alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
         """Counterfactuals under other models that fit the data about as well.
@@ -287,6 +296,10 @@ class CausalModel(ABC):
             self._alternatives(part, Intervention(mask, values)) for part, mask, values in parts
         ]
         return torch.cat(found, dim=1)
+
+    def _abduct_effects(self, x: Tensor, intervention: Intervention) -> Tensor:  # noqa: ARG002
+        """``_abduct``, where what is set or no effect may hold anything."""
+        return self._abduct(x)
 
     @abstractmethod
     def _sample_latent(self, n: int) -> Tensor: ...

@@ -1,9 +1,10 @@
-"""One small network for every column that has causes, in each member of an ensemble."""
+"""One small network for every feature that has causes, in each member of an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
@@ -21,43 +22,44 @@ MOST_CAUSES = 8
 
 @dataclass(frozen=True)
 class _Networks:
-    """Weights of ``k`` nodes in each of ``a`` members.
+    """Weights of ``k`` nodes, which have ``g`` networks, in each of ``a`` members.
 
     Args:
         skip: Effect of every column on the first parameter, shape ``(a, k, d)``.
-        first: Weights of the first layer, shape ``(a * k * h, d)``.
-        weights: Of the other layers, each of shape ``(a * k, wider, width)``.
-        biases: Of all layers; the first of shape ``(a * k * h, 1)``, the others of shape
-            ``(a * k, width, 1)``. Where no node needs its network there are no weights, and
-            the parameters are the one bias.
+        first: Weights of the first layer, shape ``(a * g * h, d)``.
+        weights: Of the other layers, each of shape ``(a * g, wider, width)``; the last one of
+            shape ``(a * k, p, width)``.
+        biases: Of all layers; the first of shape ``(a * g * h, 1)``, the others of shape
+            ``(a * g, width, 1)``, the last of shape ``(a * k, p, 1)``. Where no node needs its
+            network there are no weights, and the parameters are the one bias.
+        sizes: Nodes of each network, which are next to each other.
+        has_kinks: Whether the activation is ReLU.
         pairs: Columns whose products act on a first parameter, shape ``(2, q)``, or ``None``
             where there are none.
         curves: Effect of these products, shape ``(a, k, q)``.
-        has_kinks: Where the activation is ReLU, shape ``(a * k, 1, 1)``; ``None``: nowhere.
     """
 
     skip: Tensor
     first: Tensor | None
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
+    has_kinks: bool
     pairs: Tensor | None = None
     curves: Tensor | None = None
-    has_kinks: Tensor | None = None
 
     def active(self, layer: Tensor) -> Tensor:
         """Values of a hidden layer after its activation."""
-        smooth = silu(layer)
-        return (
-            smooth if self.has_kinks is None else torch.where(self.has_kinks, relu(layer), smooth)
-        )
+        return relu(layer) if self.has_kinks else silu(layer)
 
 
 class Conditioner(nn.Module):
     """The ``p`` parameters of every column's transform, from its causes, in each member.
 
-    A node is a column with causes; there are ``m``, numbered by generation. The networks of all
-    nodes and members run as one batch. A node's first layer sees its causes only, its last
-    layer starts at zero, and a linear skip leads from its causes to the first parameter. A
+    A node is a column with causes; there are ``m``, numbered by generation. The nodes of one
+    nominal feature share all layers but the last. The networks of all nodes and members run as
+    one batch, or as two where some have kinks. A node's first layer sees its causes only, its
+    last layer starts at zero, and a linear skip leads from its causes to the first parameter. A
     column without causes has constant parameters, the same in all members. Products of causes
     act on the first parameter where a quadratic mechanism replaces a network.
 
@@ -74,7 +76,7 @@ class Conditioner(nn.Module):
         has_skip: Whether there is a skip, and products may join it.
         n_members: Number of ensemble members, at least 1; the first is the model itself.
         owners: Number of the feature that each column belongs to; those of one feature have no
-            products.
+            products, and one network.
 
     Attributes:
         nodes: The column of each node.
@@ -89,6 +91,7 @@ class Conditioner(nn.Module):
     choices: Tensor
     curves: Tensor
     _mask: Tensor
+    _seen: Tensor
     _positions: Tensor
 
     def __init__(
@@ -116,12 +119,15 @@ class Conditioner(nn.Module):
         m, d, p = len(self.nodes), len(causes), n_parameters
         mask = causes[list(self.nodes)].float()
         self.register_buffer("_mask", mask, persistent=False)
+        self._networks_of = _shared([owners[i] for i in self.nodes]) if hidden else list(range(m))
+        first_nodes = [self._networks_of.index(g) for g in sorted({*self._networks_of})]
+        self.register_buffer("_seen", mask[first_nodes], persistent=False)
         order = torch.tensor([*self.roots, *self.nodes])
         self.register_buffer("_positions", order.argsort(), persistent=False)
         self.root_constant = nn.Parameter(torch.zeros(len(self.roots), p))
         self.constant = nn.Parameter(torch.zeros(n_members, m, p))
         self.skip = nn.Parameter(torch.zeros(n_members, m, d))
-        drawn = [_first_weights(mask, hidden) for _ in range(n_members)]
+        drawn = [_first_weights(self._seen, hidden) for _ in range(n_members)]
         layers = [torch.stack(layer) for layer in zip(*drawn, strict=True)]
         self.weights, self.biases = nn.ParameterList(layers[0::2]), nn.ParameterList(layers[1::2])
         width = hidden[-1] if hidden else d
@@ -138,7 +144,7 @@ class Conditioner(nn.Module):
         with torch.no_grad():
             self.skip.mul_(self._mask)
             if self.weights:
-                self.weights[0].mul_(self._mask[:, None])
+                self.weights[0].mul_(self._seen[:, None])
         self._is_frozen = True
         self.requires_grad_(False)
         self.forget()
@@ -164,7 +170,7 @@ class Conditioner(nn.Module):
         return torch.cat([x[:, self.causes[node]], products], dim=1)
 
     def hidden(self, x: Tensor, member: int) -> Tensor:
-        """Values of every node's last hidden layer, shape ``(m, n, width)``, for scaled rows.
+        """Values of every network's last hidden layer, shape ``(g, n, width)``, for scaled rows.
 
         Args:
             x: Shape ``(n, d)``.
@@ -244,11 +250,28 @@ class Conditioner(nn.Module):
         Returns:
             Shape ``(a, n, k, p)``.
         """
+        parts = [
+            self._part(x[own] if x.ndim == 3 else x, chosen, part)
+            for part, own in self._alike(members)
+        ]
+        found = parts[0] if len(parts) == 1 else _interleaved(*parts)
+        return found.permute(0, 3, 1, 2)
+
+    def _alike(self, members: slice) -> list[tuple[slice, slice]]:
+        """Members with one activation, and which of the chosen ones they are."""
+        first, end = members.start or 0, len(self.skip) if members.stop is None else members.stop
+        parts = [slice(start, end, 2) for start in (first, first + 1) if start < end]
+        return [(part, slice(k, None, 2)) for k, part in enumerate(parts)]
+
+    def _part(self, x: Tensor, chosen: Sequence[int], members: slice) -> Tensor:
+        """``forward`` for members with one activation, shape ``(a, k, p, n)``."""
         networks = self._networks(chosen, members)
         (a, k, _), across, n = networks.skip.shape, x.mT, x.shape[-2]
-        found = networks.biases[0]
+        found = networks.biases[-1]
         if networks.first is not None:
-            found = self._layers(networks, networks.weights, across)
+            found = self._layers(networks, networks.weights[:-1], across)
+            if networks.weights:
+                found = self._outputs(networks, found)
         found = found.view(a, k, self.constant.shape[2], found.shape[-1])
         if self.has_skip:
             linear = torch.matmul(networks.skip, across)
@@ -256,30 +279,51 @@ class Conditioner(nn.Module):
                 left, right = (across.index_select(-2, columns) for columns in networks.pairs)
                 linear = linear + torch.matmul(networks.curves, left * right)
             found = found + pad(linear[:, :, None], (0, 0, 0, found.shape[2] - 1))
-        return found.expand(-1, -1, -1, n).permute(0, 3, 1, 2)
+        return found.expand(-1, -1, -1, n)
 
     @staticmethod
     def _layers(networks: _Networks, weights: Sequence[Tensor], across: Tensor) -> Tensor:
-        """The first layer and further ones, features by rows, shape ``(a * k, width, n)``."""
+        """The first layer and further ones, features by rows, shape ``(a * g, width, n)``."""
         assert networks.first is not None  # noqa: S101
-        (a, k, d), n = networks.skip.shape, across.shape[-1]
-        wide = len(networks.first) // a
-        # The first layers of all nodes are one product.
+        (a, _, d), n = networks.skip.shape, across.shape[-1]
+        wide, g = len(networks.first) // a, len(networks.sizes)
+        # The first layers of all networks are one product.
         if across.ndim == 2:
             found = torch.addmm(networks.biases[0], networks.first, across)
         else:
             first = networks.first.view(a, wide, d)
             found = torch.baddbmm(networks.biases[0].view(a, wide, 1), first, across)
-        found = found.view(a * k, wide // k, n)
+        found = found.view(a * g, wide // g, n)
         for weight, bias in zip(weights, networks.biases[1:], strict=False):
             found = torch.baddbmm(bias, weight, networks.active(found))
         return found
+
+    @staticmethod
+    def _outputs(networks: _Networks, layer: Tensor) -> Tensor:
+        """The last layer of each node, from the network that it shares, ``(a * k, p, n)``."""
+        weight, bias, last = networks.weights[-1], networks.biases[-1], networks.active(layer)
+        sizes, a = networks.sizes, len(networks.skip)
+        if len(weight) == len(last):
+            return torch.baddbmm(bias, weight, last)
+        # Neighbouring networks with as many nodes are one product.
+        runs = [len([*run]) for _, run in groupby(sizes)]
+        nodes = [
+            sum(sizes[end - run : end]) for run, end in zip(runs, accumulate(runs), strict=True)
+        ]
+        p, (_, width, n) = weight.shape[1], last.shape
+        weights = torch.split(weight.view(a, sum(sizes), p, width), nodes, dim=1)
+        layers = torch.split(last.view(a, len(sizes), width, n), runs, dim=1)
+        found = [
+            torch.matmul(each.reshape(a, g, k // g * p, width), own).view(a, k, p, n)
+            for each, own, g, k in zip(weights, layers, runs, nodes, strict=True)
+        ]
+        return torch.cat(found, dim=1).flatten(0, 1) + bias
 
     def _networks(self, chosen: Sequence[int], members: slice) -> _Networks:
         """Weights of some nodes; kept once they are frozen."""
         if not self._is_frozen:
             return self._gather(chosen, members)
-        key = (members.start or 0, members.stop or 0, *chosen)
+        key = (members.start, members.stop, members.step or 1, *chosen)
         found = self._kept.get(key)
         if found is None:
             # What is made in inference mode could not be used outside of it.
@@ -294,26 +338,26 @@ class Conditioner(nn.Module):
         skip = skip if mask is None else skip * mask
         constant = self.constant[members, where].flatten(0, 1)[..., None]
         pairs, curves = self._curved(chosen, members)
+        shared = [self._networks_of[node] for node in chosen]
+        sizes = tuple(len([*run]) for _, run in groupby(shared))
+        has_kinks = members.start % 2 == 1
         if bool((self.choices[members, where] < MECHANISMS.index("additive")).all()):
-            return _Networks(skip, None, (), (constant,), pairs, curves)
-        weights = [weight[members, where] for weight in (*self.weights, self.last)]
-        first = weights[0] if mask is None else weights[0] * mask[:, None]
-        biases = [bias[members, where].flatten(0, 1) for bias in self.biases] + [constant]
+            return _Networks(skip, None, (), (constant,), sizes, has_kinks, pairs, curves)
+        networks = _index(sorted({*shared}))
+        weights = [weight[members, networks] for weight in self.weights]
+        weights.append(self.last[members, where])
+        first = weights[0] if self._is_frozen else weights[0] * self._seen[networks][:, None]
+        biases = [bias[members, networks].flatten(0, 1) for bias in self.biases] + [constant]
         return _Networks(
             skip,
             first.flatten(0, 2),
             tuple(weight.flatten(0, 1) for weight in weights[1:]),
             (biases[0].flatten(0, 1), *biases[1:]),
+            sizes,
+            has_kinks,
             pairs,
             curves,
-            self._kinks(members, len(chosen)),
         )
-
-    def _kinks(self, members: slice, n_nodes: int) -> Tensor | None:
-        has_kinks = torch.arange(len(self.skip))[members] % 2 == 1
-        if not bool(has_kinks.any()):
-            return None
-        return has_kinks.repeat_interleave(n_nodes)[:, None, None]
 
     def _curved(
         self, chosen: Sequence[int], members: slice
@@ -354,6 +398,17 @@ def _first_weights(mask: Tensor, hidden: Sequence[int]) -> list[Tensor]:
         drawn.append(torch.randn(m, wider, 1) if position == 0 else torch.zeros(m, wider, 1))
         width = wider
     return drawn
+
+
+def _shared(owners: Sequence[int]) -> list[int]:
+    """Number of the network of each node: one for each feature."""
+    return [[*dict.fromkeys(owners)].index(owner) for owner in owners]
+
+
+def _interleaved(even: Tensor, odd: Tensor) -> Tensor:
+    """Members in turn from two parts, the first of which may have one more."""
+    pairs = torch.stack([even[: len(odd)], odd], dim=1).flatten(0, 1)
+    return pairs if len(even) == len(odd) else torch.cat([pairs, even[len(odd) :]])
 
 
 def _index(chosen: Sequence[int]) -> slice | Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,6 +25,7 @@ from carma.models.discrete import (
     log_frequencies,
     root_frequencies,
 )
+from carma.models.scores import Scores
 from carma.models.thresholds import Thresholds
 from carma.models.truncated import log_mass, truncated_gumbels, truncated_logistic
 from carma.schema import Feature, Schema
@@ -50,13 +51,14 @@ class MixedSettings:
     """Settings of a causal model for columns of every kind.
 
     Args:
-        hidden: Widths of the hidden layers of each column's network.
+        hidden: Widths of the hidden layers of each feature's network.
         training: How it is fitted.
         alternatives: Number of models fitted to bootstrap samples besides the model; 0 or at
             least 2.
         draws: Of the noise that what was observed leaves open, from each of these models, or
             from the model itself where there are none; 1 where every effect is continuous, since
             nothing is open then.
+        most_steps: Optimiser steps at most: tables of many rows take fewer epochs.
 
     Raises:
         SettingsError: A value is out of range.
@@ -70,16 +72,18 @@ class MixedSettings:
     hidden: tuple[int, ...] = (16, 16)
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
-            epochs=60, batch_size=500, learning_rate=1e-2, patience=60
+            epochs=60, batch_size=1000, learning_rate=1e-2, patience=60
         )
     )
     alternatives: int = 12
     draws: int = 4
+    most_steps: int = 800
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         check_widths("MixedSettings", "hidden", self.hidden)
         check_alternatives("MixedSettings", self.alternatives)
+        check_at_least("MixedSettings", "most_steps", self.most_steps, 1)
         check_at_least("MixedSettings", "draws", self.draws, 1)
 
     @classmethod
@@ -95,20 +99,22 @@ class _Kinds:
     """Which of some columns are what.
 
     Args:
+        continuous: Positions of those with normal noise, shape ``(c,)``, int64.
         ordered: Positions of those with thresholds, shape ``(m,)``, int64.
         numbers: Of these columns in ``Thresholds``.
-        nominal: Positions of each nominal feature's columns, each of shape ``(levels,)``.
+        nominal: Each nominal feature's columns: where they are among these, and where among all.
     """
 
+    continuous: Tensor
     ordered: Tensor
     numbers: list[int]
-    nominal: list[Tensor]
+    nominal: list[tuple[slice, slice]]
 
 
 class MixedFlow(CausalModel):
     r"""Structural causal model whose columns are of any kind, fitted by maximum likelihood.
 
-    A small network for each column with causes gives the parameters of its mechanism:
+    A small network for each feature with causes gives the parameters of its mechanism:
 
     - continuous: location and scale of normal noise, as in an affine ``CausalFlow``;
     - binary, ordinal, integer: a latent with logistic noise passes thresholds that rise with the
@@ -177,7 +183,9 @@ class MixedFlow(CausalModel):
             for f in features
             if f.kind == "nominal" and schema.graph.parents(f.name)
         ]
-        ends = [_ends(features[self.encoding.owners[i]]) for i in self._ordered]
+        owners = [features[self.encoding.owners[i]] for i in self._ordered]
+        self._codes = [torch.tensor(sorted(f.codes)).double() for f in owners]
+        ends = [_ends(feature) for feature in owners]
         self._least, self._most = torch.tensor(ends, dtype=torch.float64).view(-1, 2).unbind(dim=1)
         self._is_open = has_discrete_effects(schema)
         self._kinds: dict[tuple[int, ...], _Kinds] = {}
@@ -188,6 +196,11 @@ class MixedFlow(CausalModel):
         if not self.settings.alternatives and self._n_draws == 1:
             return 0
         return max(1, self.settings.alternatives) * self._n_draws
+
+    @property
+    def is_point_identified(self) -> bool:
+        """See ``CausalModel.is_point_identified``: where every effect is continuous."""
+        return not self._is_open
 
     @property
     def _n_draws(self) -> int:
@@ -225,7 +238,10 @@ class MixedFlow(CausalModel):
         encoding, std = self.encoding, statistics.std
         self._frequencies = root_frequencies(x, encoding)
         self._build(statistics, Thresholds.of(x[rows], encoding, self._ordered, std, n_members))
+        self._scores = Scores.of(x, encoding, statistics)
         low, high = cells(x, encoding)
+        steps = math.ceil(len(rows) / settings.rows_a_step(len(rows)))
+        epochs = min(settings.epochs, max(1, self.settings.most_steps // steps))
 
         def loss(batch: Tensor) -> Tensor:
             chosen = rows[batch]
@@ -239,7 +255,7 @@ class MixedFlow(CausalModel):
             len(rows),
             loss,
             score,
-            settings,
+            replace(settings, epochs=epochs),
             clip=None,  # The norm of all members would couple them to each other.
             description="mixed causal flow",
             progress=progress,
@@ -257,12 +273,12 @@ class MixedFlow(CausalModel):
         conditioner = self._conditioner
         roots = [i for i in conditioner.roots if not self._is_level_root[i]]
         constant = self._root_parameters(roots, len(x))
-        root = -self._log_likelihoods(constant, x, ends, roots, OWN).sum(dim=-1).mean()
+        root = -self._log_likelihoods(constant, x, ends, roots, OWN).mean()
         losses = torch.zeros(len(counts))
         if conditioner.nodes:
-            parameters = conditioner(self._scale(x), range(len(conditioner.nodes)), EVERY)
+            parameters = conditioner(self._seen(x), range(len(conditioner.nodes)), EVERY)
             each = self._log_likelihoods(parameters, x, ends, conditioner.nodes, EVERY)
-            losses = -(each.sum(dim=-1) * counts).mean(dim=1)
+            losses = -(each * counts).mean(dim=1)
         total = losses.sum() + root
         return (losses[0] + root).detach() + (total - total.detach())
 
@@ -274,29 +290,33 @@ class MixedFlow(CausalModel):
         columns: Sequence[int],
         members: slice,
     ) -> Tensor:
-        """Log-likelihood of each column given its causes; of scaled values where continuous.
+        """Log-likelihood of some columns given their causes; of scaled values where continuous.
 
         Args:
             parameters: Of the ``k`` columns, shape ``(a, n, k, 2)``.
             x: Shape ``(n, d)``, model space.
             ends: Of each value's cell, both of shape ``(n, d)``.
-            columns: Which.
+            columns: Which; roots that have levels count for nothing.
             members: Whose thresholds.
 
         Returns:
-            Shape ``(a, n, k)``; the columns of a nominal feature add up to its log-likelihood.
+            Their sum, shape ``(a, n)``.
         """
-        value, kinds = self._scale(x)[:, list(columns)], self._kinds_of(columns)
-        affine = Affine(*parameters.unbind(-1))
-        z = affine(value)
-        found = affine.log_abs_det_jacobian(value, z) - 0.5 * (z.square() + math.log(2 * math.pi))
+        kinds = self._kinds_of(columns)
+        found = parameters.new_zeros(parameters.shape[:2])
+        if len(kinds.continuous):
+            value = self._scale(x)[:, [columns[k] for k in kinds.continuous.tolist()]]
+            affine = Affine(*parameters.index_select(2, kinds.continuous).unbind(-1))
+            z = affine(value)
+            density = affine.log_abs_det_jacobian(value, z) - 0.5 * z.square()
+            found = found + density.sum(dim=2) - 0.5 * math.log(2 * math.pi) * value.shape[1]
         if kinds.numbers:
             low, high, width = self._intervals(parameters, x, ends, kinds, members)
-            found = found.index_copy(2, kinds.ordered, log_mass(low, high, width))
-        for block in kinds.nominal:
-            is_chosen = self._chosen(x, columns, block).to(parameters.dtype)
-            logits = log_softmax(parameters[:, :, block, 0], dim=-1)
-            found = found.index_copy(2, block, logits * is_chosen)
+            found = found + log_mass(low, high, width).sum(dim=2)
+        for where, block in kinds.nominal:
+            logits = parameters[:, :, where, 0]
+            chosen = x[:, block].argmax(dim=1, keepdim=True).expand(len(found), -1, -1)
+            found = found + logits.gather(2, chosen)[..., 0] - logits.logsumexp(dim=2)
         return found
 
     def _intervals(
@@ -321,7 +341,7 @@ class MixedFlow(CausalModel):
         return low, high, torch.where(is_first | is_last, high - low, width)
 
     def _abduct(self, x: Tensor) -> Tensor:
-        parameters = self._conditioner.everywhere(self._scale(x))[None]
+        parameters = self._conditioner.everywhere(self._seen(x))[None]
         half = torch.full((1, 1, x.shape[1]), 0.5, dtype=torch.float64)
         u = self._noise(parameters, x, range(x.shape[1]), OWN, half)[0, 0]
         return torch.where(self._is_level_root, x, u)
@@ -347,22 +367,26 @@ class MixedFlow(CausalModel):
             Shape ``(a, s, n, k)``.
         """
         own, kinds = x[:, list(columns)], self._kinds_of(columns)
-        shares = shares[:, :, None, list(columns)]
-        exact = Affine(*parameters.unbind(-1))(self._scale(x)[:, list(columns)])
-        found = exact[:, None].expand(-1, shares.shape[1], -1, -1)
+        shares, (a, n, k, _) = shares[:, :, None, list(columns)], parameters.shape
+        found = x.new_zeros(a, shares.shape[1], n, k)
+        if len(kinds.continuous):
+            value = self._scale(x)[:, [columns[i] for i in kinds.continuous.tolist()]]
+            exact = Affine(*parameters.index_select(2, kinds.continuous).unbind(-1))(value)
+            exact = exact[:, None].expand(-1, shares.shape[1], -1, -1)
+            found = found.index_copy(3, kinds.continuous, exact)
         # Slopes in a discrete column itself pass straight through, as in ``Encoding.snap``.
         through = own - own.detach()
         if kinds.numbers:
             ends = cells(x, self.encoding)
             low, high, _ = self._intervals(parameters, x, ends, kinds, members)
-            where = kinds.ordered
-            drawn = truncated_logistic(low[:, None], high[:, None], shares[..., where])
-            found = found.index_copy(3, where, drawn + through[:, where])
-        for block in kinds.nominal:
-            logits = log_softmax(parameters[:, :, block, 0], dim=-1)
-            is_chosen = self._chosen(x, columns, block)
-            drawn = truncated_gumbels(logits[:, None], is_chosen, shares[..., block])
-            found = found.index_copy(3, block, drawn + through[:, block])
+            drawn = truncated_logistic(low[:, None], high[:, None], shares[..., kinds.ordered])
+            found = found.index_copy(3, kinds.ordered, drawn + through[:, kinds.ordered])
+        for where, block in kinds.nominal:
+            logits = log_softmax(parameters[:, :, where, 0], dim=-1)
+            is_chosen = one_hot(x[:, block].argmax(dim=1), logits.shape[2]).bool()
+            drawn = truncated_gumbels(logits[:, None], is_chosen, shares[..., where])
+            place = torch.arange(where.start, where.stop)
+            found = found.index_copy(3, place, drawn + through[:, where])
         return found
 
     def _values(
@@ -376,19 +400,31 @@ class MixedFlow(CausalModel):
             columns: Which.
             members: Whose thresholds.
         """
-        where, kinds = list(columns), self._kinds_of(columns)
-        latent = Affine(*parameters.unbind(-1)).inv(u)
-        found = latent * self._std[where] + self._mean[where]
+        kinds, found = self._kinds_of(columns), torch.zeros_like(u)
+        if len(kinds.continuous):
+            affine = Affine(*parameters.index_select(2, kinds.continuous).unbind(-1))
+            latent = affine.inv(u.index_select(2, kinds.continuous))
+            own = [columns[k] for k in kinds.continuous.tolist()]
+            found = found.index_copy(2, kinds.continuous, latent * self._std[own] + self._mean[own])
         if kinds.numbers:
-            value = self._thresholds.inverse(latent[:, :, kinds.ordered], kinds.numbers, members)
+            affine = Affine(*parameters.index_select(2, kinds.ordered).unbind(-1))
+            latent = affine.inv(u.index_select(2, kinds.ordered))
+            value = self._thresholds.inverse(latent, kinds.numbers, members)
             least, most = self._least[kinds.numbers], self._most[kinds.numbers]
             value = torch.minimum(torch.maximum(value, least), most)
-            found = found.index_copy(2, kinds.ordered, value)
-        for block in kinds.nominal:
-            total = log_softmax(parameters[:, :, block, 0], dim=-1) + u[:, :, block]
-            soft, winner = softmax(total, dim=-1), total.argmax(dim=-1)
-            hard = one_hot(winner, len(block)).to(soft)
-            found = found.index_copy(2, block, hard + (soft - soft.detach()))
+            exact = [
+                _nearest(value[:, :, k], self._codes[number])
+                for k, number in enumerate(kinds.numbers)
+            ]
+            found = found.index_copy(2, kinds.ordered, torch.stack(exact, dim=2))
+        for where, _ in kinds.nominal:
+            total = parameters[:, :, where, 0] + u[:, :, where]
+            winner = total.argmax(dim=-1, keepdim=True)
+            value = torch.zeros_like(total).scatter(2, winner, 1.0)
+            if total.requires_grad:
+                soft = softmax(total, dim=-1)
+                value = value + (soft - soft.detach())
+            found = found.index_copy(2, torch.arange(where.start, where.stop), value)
         return found
 
     def _predict(
@@ -399,7 +435,7 @@ class MixedFlow(CausalModel):
         else:
             now, moves = start, self._effects(intervention)
         if intervention is not None:
-            now = torch.where(intervention.mask, intervention.values, now)
+            now = self._set(now, intervention)
             moves = moves & ~intervention.mask
         return self._follow(u[None], now, moves, OWN)[0]
 
@@ -421,17 +457,34 @@ class MixedFlow(CausalModel):
             shares: See ``_noise``.
         """
         (n, d), (a, s, _) = x.shape, shares.shape
-        now = torch.where(intervention.mask, intervention.values, x)
         moves = self._effects(intervention) & ~intervention.mask
-        chosen = sorted(k for nodes, _ in self._conditioner.moving(moves) for k in nodes)
+        u = self._moving_noise(x, moves, members, shares).flatten(1, 2)
+        now = self._set(x, intervention)
+        return self._follow(u, now.repeat(s, 1), moves.repeat(s, 1), members).reshape(a * s, n, d)
+
+    def _abduct_effects(self, x: Tensor, intervention: Intervention) -> Tensor:
+        moves = self._effects(intervention) & ~intervention.mask
+        half = torch.full((1, 1, x.shape[1]), 0.5, dtype=torch.float64)
+        return self._moving_noise(x, moves, OWN, half)[0, 0]
+
+    def _moving_noise(self, x: Tensor, moves: Tensor, members: slice, shares: Tensor) -> Tensor:
+        """Noise of the columns that move in any row, 0 elsewhere, shape ``(a, s, n, d)``.
+
+        Args:
+            x: Shape ``(n, d)``.
+            moves: Shape ``(n, d)``, bool.
+            members: Whose mechanisms.
+            shares: See ``_noise``.
+        """
+        (n, d), (a, s, _) = x.shape, shares.shape
         u = x.new_zeros(a, s, n, d)
-        if chosen:
-            columns = [self._conditioner.nodes[node] for node in chosen]
-            parameters = self._conditioner(self._scale(x), chosen, members)
-            noise = self._noise(parameters, x, columns, members, shares)
-            u = u.index_copy(3, torch.tensor(columns), noise)
-        found = self._follow(u.flatten(1, 2), now.repeat(s, 1), moves.repeat(s, 1), members)
-        return found.reshape(a * s, n, d)
+        chosen = sorted(k for nodes, _ in self._conditioner.moving(moves) for k in nodes)
+        if not chosen:
+            return u
+        columns = [self._conditioner.nodes[node] for node in chosen]
+        parameters = self._conditioner(self._seen(x), chosen, members)
+        noise = self._noise(parameters, x, columns, members, shares)
+        return u.index_copy(3, torch.tensor(columns), noise)
 
     def _follow(self, u: Tensor, now: Tensor, moves: Tensor, members: slice) -> Tensor:
         """Run the mechanisms of ``a`` members in causal order.
@@ -445,15 +498,21 @@ class MixedFlow(CausalModel):
         Returns:
             Shape ``(a, n, d)``.
         """
-        now = self.encoding.snap(now).expand(u.shape)
+        now, seen = now.expand(u.shape), self._seen(now).expand(u.shape)
         for chosen, columns in self._conditioner.moving(moves):
-            parameters = self._conditioner(self._scale(now), chosen, members)
-            found = self._values(parameters, u[..., columns], columns.tolist(), members)
-            found = torch.where(moves[:, columns], found, now[..., columns])
+            where = columns.tolist()
+            parameters = self._conditioner(seen, chosen, members)
+            found = self._values(parameters, u.index_select(2, columns), where, members)
+            is_free = moves.index_select(1, columns)
+            found = torch.where(is_free, found, now.index_select(2, columns))
             now = now.index_copy(2, columns, found)
-            if self._is_open:
-                now = self.encoding.snap(now.flatten(0, 1)).view(u.shape)
+            seen = seen.index_copy(2, columns, self._scores(found, where))
         return now
+
+    def _set(self, x: Tensor, intervention: Intervention) -> Tensor:
+        """Rows in which what is set has its value, the nearest one that exists."""
+        values = self.encoding.snap(torch.where(intervention.mask, intervention.values, x))
+        return torch.where(intervention.mask, values, x)
 
     def _roots(self, u: Tensor) -> Tensor:
         """Rows in which the columns without causes are right, and the others are zero."""
@@ -489,10 +548,9 @@ class MixedFlow(CausalModel):
 
     def _log_likelihood(self, x: Tensor) -> Tensor:
         """The model's own of rows without the roots that have levels, shape ``(n,)``."""
-        parameters = self._conditioner.everywhere(self._scale(x))[None]
+        parameters = self._conditioner.everywhere(self._seen(x))[None]
         ends = cells(x, self.encoding)
-        each = self._log_likelihoods(parameters, x, ends, range(x.shape[1]), OWN)[0]
-        return torch.where(self._is_level_root, torch.zeros_like(each), each).sum(dim=1)
+        return self._log_likelihoods(parameters, x, ends, range(x.shape[1]), OWN)[0]
 
     def state(self) -> State:
         """See ``CausalModel.state``."""
@@ -503,6 +561,7 @@ class MixedFlow(CausalModel):
             **prefixed("statistics", self.statistics_.as_tensors()),
             **prefixed("conditioner", self._conditioner.state_dict()),
             **prefixed("thresholds", self._thresholds.state_dict()),
+            **prefixed("scores", self._scores.as_tensors()),
             **prefixed("frequency", self._frequencies),
         }
         return State(config, tensors)
@@ -515,6 +574,7 @@ class MixedFlow(CausalModel):
         heights = unprefixed("thresholds", state.tensors)
         n_members = 1 + model.settings.alternatives
         model._build(statistics, Thresholds(heights["knots"], heights["rise"], n_members))
+        model._scores = Scores(statistics, **unprefixed("scores", state.tensors))
         model._freeze()
         model._conditioner.load_state_dict(unprefixed("conditioner", state.tensors))
         model._thresholds.load_state_dict(heights)
@@ -558,24 +618,29 @@ class MixedFlow(CausalModel):
         if key not in self._kinds:
             number = {column: k for k, column in enumerate(self._ordered)}
             ordered = [k for k, column in enumerate(key) if column in number]
-            blocks = [block for block in self._blocks if block[0] in key]
+            continuous = [k for k, column in enumerate(key) if column in self._continuous]
+            # The columns of a feature are next to each other among all, and among the nodes.
+            blocks = [
+                (slice(k := key.index(block[0]), k + len(block)), slice(block[0], block[-1] + 1))
+                for block in self._blocks
+                if block[0] in key
+            ]
             # What is made in inference mode could not be used outside of it.
             with torch.inference_mode(False):
                 self._kinds[key] = _Kinds(
+                    torch.tensor(continuous, dtype=torch.long),
                     torch.tensor(ordered, dtype=torch.long),
                     [number[key[k]] for k in ordered],
-                    [torch.tensor([key.index(i) for i in block]) for block in blocks],
+                    blocks,
                 )
         return self._kinds[key]
 
-    @staticmethod
-    def _chosen(x: Tensor, columns: Sequence[int], block: Tensor) -> Tensor:
-        """True for the level that each row has of a nominal feature, ``(n, levels)``."""
-        own = x[:, [columns[k] for k in block.tolist()]]
-        return one_hot(own.argmax(dim=1), own.shape[1]).bool()
-
     def _scale(self, x: Tensor) -> Tensor:
         return ((x - self._mean) / self._std).to(self._conditioner.constant.dtype)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What networks see of rows."""
+        return self._scores(x, range(x.shape[1])).to(self._conditioner.constant.dtype)
 
 
 def _ends(feature: Feature) -> tuple[float, float]:
@@ -583,3 +648,14 @@ def _ends(feature: Feature) -> tuple[float, float]:
     if feature.has_levels:
         return min(feature.codes), max(feature.codes)
     return feature.bounds or (-math.inf, math.inf)
+
+
+def _nearest(value: Tensor, codes: Tensor) -> Tensor:
+    """The code next to each value, the whole number where there are none; slopes pass."""
+    free = value.detach()
+    exact = (
+        codes[torch.bucketize(free.contiguous(), codes.unfold(0, 2, 1).mean(dim=1))]
+        if len(codes)
+        else free.round()
+    )
+    return exact + (value - free) if value.requires_grad else exact

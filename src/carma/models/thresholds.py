@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from carma.table import Encoding
 
-__all__ = ["Thresholds"]
+__all__ = ["Thresholds", "beyond", "interpolate", "tail_ranks"]
 
 # Quantiles of whole numbers between whose cells there are thresholds of their own.
-QUANTILES = 16
+QUANTILES = 32
 # Thresholds are further apart than this; in standard deviations a unit of the latent.
 LEAST = 1e-3
 
@@ -66,12 +68,9 @@ class Thresholds(nn.Module):
         rise = 1 / std[columns]
         whole, heights = x.new_zeros(len(columns), width), x.new_zeros(len(columns), width)
         for row, (i, own) in enumerate(zip(columns, knots, strict=True)):
-            # A column with fewer knots than others has more of them beyond its values.
-            beyond = torch.arange(1, 1 + width - len(own), dtype=x.dtype)
-            below = (x[:, i, None] < own).double().sum(dim=0)
+            below = torch.searchsorted(x[:, i].sort().values, own).double()
             start = ((below + 0.5) / (len(x) - below + 0.5)).log()
-            whole[row] = torch.cat([own, own[-1] + beyond / rise[row]])
-            heights[row] = torch.cat([start, start[-1] + beyond])
+            whole[row], heights[row] = beyond(own, start, width, float(rise[row]))
         found = cls(whole, rise, n_members)
         steps = (heights.diff(dim=1) - LEAST).clamp(min=LEAST)
         with torch.no_grad():
@@ -92,14 +91,14 @@ class Thresholds(nn.Module):
             Shape ``(a, n, k)``.
         """
         heights, knots = self._heights(chosen, members), self.knots[chosen]
-        found = _interpolate(knots, heights, x.T.to(knots.dtype), self._rise(chosen, heights))
+        found = interpolate(knots, heights, x.T.to(knots.dtype), self._rise(chosen, heights))
         return found.mT
 
     def inverse(self, height: Tensor, chosen: list[int], members: slice) -> Tensor:
         """Values at which the thresholds are some heights, ``(a, n, k)`` to the same shape."""
         heights, knots = self._heights(chosen, members), self.knots[chosen]
         rise = self._rise(chosen, heights)
-        return _interpolate(heights, knots.expand_as(heights), height.mT, 1 / rise).mT
+        return interpolate(heights, knots.expand_as(heights), height.mT, 1 / rise).mT
 
     def _heights(self, chosen: list[int], members: slice) -> Tensor:
         first = self.first[members][:, chosen, None]
@@ -116,13 +115,44 @@ def _knots(value: Tensor, encoding: Encoding, column: int) -> Tensor:
     if feature.has_levels:
         codes = torch.tensor(sorted(feature.codes), dtype=value.dtype)
         return (codes[1:] + codes[:-1]) / 2
-    ranks = torch.linspace(0, len(value) - 1, QUANTILES).round().long()
-    seen = value.sort().values[ranks]
+    seen = value.sort().values[tail_ranks(len(value))]
     ends = sorted({*(seen - 0.5).tolist(), *(seen + 0.5).tolist()})
     return torch.tensor(ends, dtype=value.dtype)
 
 
-def _interpolate(knots: Tensor, heights: Tensor, x: Tensor, rise: Tensor) -> Tensor:
+def tail_ranks(n: int) -> Tensor:
+    """Some ranks among ``n`` sorted values, the first and the last too, closer at the ends.
+
+    Their log-odds are equally far from each other, so that a heavy tail has as many as the
+    middle.
+
+    Example:
+        >>> ranks = tail_ranks(10_000)
+        >>> ranks[:5].tolist(), ranks[-5:].tolist()
+        ([0, 0, 1, 3, 6], [9993, 9996, 9998, 9999, 9999])
+    """
+    end = math.log(2 * n)
+    shares = torch.linspace(-end, end, QUANTILES, dtype=torch.float64).sigmoid()
+    return (shares * n - 0.5).round().long().clamp(0, n - 1)
+
+
+def beyond(knots: Tensor, heights: Tensor, width: int, rise: float) -> tuple[Tensor, Tensor]:
+    """The same function with ``width`` knots: further ones lie beyond the last.
+
+    Args:
+        knots: Rising, shape ``(k,)``.
+        heights: Shape ``(k,)``.
+        width: At least ``k``.
+        rise: Slope beyond the last.
+    """
+    further = torch.arange(1, 1 + width - len(knots), dtype=knots.dtype)
+    return (
+        torch.cat([knots, knots[-1] + further / rise]),
+        torch.cat([heights, heights[-1] + further]),
+    )
+
+
+def interpolate(knots: Tensor, heights: Tensor, x: Tensor, rise: Tensor) -> Tensor:
     """Piecewise linear function of ``x``, with a slope of its own beyond the knots.
 
     Args:

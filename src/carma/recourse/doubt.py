@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from scipy import special
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
+from carma.constraints import joined_or_none
+from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.target import People
 
@@ -23,30 +26,47 @@ class Uncertainty:
         bias: By how much the model's log-odds exceed the mean of all models', shape ``(n,)``.
         spread: Standard deviation of the other models' log-odds, shape ``(n,)``.
         n_models: Other models; 0 where nothing is in doubt.
+        draws: By how much each of them exceeds the model's log-odds, rising, shape
+            ``(n, n_models)``, where they are draws from what the facts leave open; else
+            ``None``. The share of them that is accepted is then told, as such draws need not be
+            normal: a discrete effect makes them jump.
     """
 
     bias: Tensor
     spread: Tensor
     n_models: int
+    draws: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Uncertainty:
         """That of some of the plans."""
-        return Uncertainty(self.bias[rows], self.spread[rows], self.n_models)
+        draws = None if self.draws is None else self.draws[rows]
+        return Uncertainty(self.bias[rows], self.spread[rows], self.n_models, draws)
 
     def put(self, rows: Tensor, part: Uncertainty) -> None:
         """Replace that of some plans, by position."""
         self.bias[rows], self.spread[rows] = part.bias, part.spread
+        if self.draws is not None and part.draws is not None:
+            self.draws[rows] = part.draws
 
     @classmethod
     def joined(cls, parts: list[Uncertainty]) -> Uncertainty:
         """Put batches one after the other."""
-        bias = torch.cat([part.bias for part in parts])
-        return cls(bias, torch.cat([part.spread for part in parts]), parts[0].n_models)
+        bias, spread = (torch.cat([getattr(p, name) for p in parts]) for name in ("bias", "spread"))
+        draws = joined_or_none([part.draws for part in parts])
+        return cls(bias, spread, parts[0].n_models, draws)
 
     def margin(self, quantile: float) -> Tensor:
-        """Log-odds past the threshold that plans need, at least 0, ``(n,)``; see ``quantile``."""
+        """Log-odds past the threshold that plans need, at least 0, ``(n,)``; see ``quantile``.
+
+        Of draws, so many must be accepted that their share is the probability to which the
+        quantile belongs; where no number of them is enough, all.
+        """
         if not self.n_models:
             return torch.zeros_like(self.spread)
+        if self.draws is not None:
+            wanted = special.stdtr(self.n_models - 1, quantile) * (self.n_models + 2) - 1
+            count = min(max(1, math.ceil(wanted - TINY)), self.n_models)
+            return (-self.draws[:, self.n_models - count]).clamp(min=0)
         return (self.bias + quantile * self.spread).clamp(min=0).nan_to_num(torch.inf)
 
     def validity(self, ahead: Tensor) -> Tensor:
@@ -56,18 +76,27 @@ class Uncertainty:
             ahead: Log-odds past the threshold under the model, shape ``(n,)``.
 
         Returns:
-            Shape ``(n,)``, float64; 1 or 0 where nothing is in doubt.
+            Shape ``(n,)``, float64; 1 or 0 where nothing is in doubt. Of ``m`` draws of which
+            ``k`` are accepted, ``(k + 1) / (m + 2)``.
+
+        References:
+            Laplace's rule of succession, for the share of draws: the mean of what is believed of
+            a probability, of which nothing was known before them.
 
         Example:
             >>> nought, spread = torch.zeros(3), torch.tensor([1.0, 1.0, 0.0])
             >>> Uncertainty(nought, spread, 9).validity(torch.tensor([0.0, 4.5, 1.0]))
             tensor([0.5000, 0.9990, 1.0000], dtype=torch.float64)
         """
-        ahead = ahead.double() - self.bias
+        own = ahead.double()
+        ahead = own - self.bias
         is_sure = self.spread == 0
         certain = (ahead >= 0).double()
         if not self.n_models:
             return certain
+        if self.draws is not None:
+            accepted = (self.draws + own[:, None] >= 0).sum(dim=1).double()
+            return torch.where(is_sure, certain, (accepted + 1) / (self.n_models + 2))
         ratio = ahead / torch.where(is_sure, 1.0, self.spread)
         share = torch.from_numpy(special.stdtr(self.n_models - 1, ratio.numpy()))
         return torch.where(is_sure, certain, share.reshape(ahead.shape))
@@ -104,6 +133,29 @@ class Doubt:
             nothing = torch.zeros(n, dtype=torch.float64)
             return Uncertainty(nothing, nothing.clone(), others)
         do = people.do(mask, values)
+        if self._model.is_point_identified:
+            own, ahead = self._ahead(people, do)
+            # What all agree on to rounding is not in doubt.
+            is_same = ((ahead - own).abs() <= ROUNDING * (1 + own.abs())).all(dim=0)
+            bias, spread = (torch.where(is_same, 0.0, t) for t in _moments(own, ahead))
+            return Uncertainty(bias.nan_to_num(), spread.nan_to_num(torch.inf), others)
+        bias, spread = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+        draws = torch.zeros(n, others, dtype=torch.float64)
+        # Nothing is drawn where nothing follows; and draws that agree by chance leave a doubt.
+        effects = (do.mask.double() @ self._model.encoding.reach_weights) > 0
+        rows = (effects & ~do.mask).any(dim=1).nonzero().squeeze(1)
+        if len(rows):
+            own, ahead = self._ahead(people[rows], do.each(lambda t: t[rows]))
+            is_near = (ahead - own).abs() <= ROUNDING * (1 + own.abs())
+            off = torch.where(is_near, 0.0, ahead - own).nan_to_num(-torch.inf, torch.inf)
+            draws[rows] = off.sort(dim=0).values.T
+            some_bias, some_spread = _moments(own, ahead)
+            bias[rows] = some_bias.nan_to_num()
+            spread[rows] = some_spread.nan_to_num(torch.inf).clamp(min=ROUNDING)
+        return Uncertainty(bias, spread, others, draws)
+
+    def _ahead(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
+        """Log-odds past the decision under the model, ``(n,)``, and all others, ``(others, n)``."""
         expected = self._model.counterfactual(people.x, do, people.u)
         reached = self._model.alternatives(people.x, do)
         if self._classifier.takes_gaps and people.gaps is not None:
@@ -111,14 +163,14 @@ class Doubt:
             expected, *seen = (people.seen(p, do.mask, self._model.encoding) for p in parts)
             reached = torch.stack(seen)
         own = self._classifier.ahead(expected).double()
-        ahead = self._classifier.ahead(reached.flatten(0, 1)).view(others, n).double()
-        # The model is one more draw: its own estimate counts as one of the mean.
-        bias = own - (own + ahead.sum(dim=0)) / (1 + others)
-        spread = ahead.std(dim=0)
-        # What all agree on to rounding is not in doubt.
-        is_same = (ahead - own).abs().amax(dim=0) <= ROUNDING * (1 + own.abs())
-        bias, spread = (torch.where(is_same, 0.0, t) for t in (bias, spread))
-        return Uncertainty(bias.nan_to_num(), spread.nan_to_num(torch.inf), others)
+        ahead = self._classifier.ahead(reached.flatten(0, 1))
+        return own, ahead.view(self.n_alternatives, len(people)).double()
+
+
+def _moments(own: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much a model exceeds the mean of all, of which it is one, and the others' spread."""
+    bias = own - (own + ahead.sum(dim=0)) / (1 + len(ahead))
+    return bias, ahead.std(dim=0)
 
 
 def quantile(validity: float, n_models: int) -> float:
@@ -142,3 +194,5 @@ def quantile(validity: float, n_models: int) -> float:
 
 # Share of the log-odds that single precision may lose.
 ROUNDING = 1e-6
+# Less than one draw.
+TINY = 1e-6

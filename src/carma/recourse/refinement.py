@@ -265,7 +265,51 @@ class Refinement:
             assert further.people.aim is not None  # noqa: S101
             ahead = ahead.index_put((rows,), further.best_surplus + further.people.aim)
             uncertainty.put(rows, self._doubt.of(further.people, further.mask, values[rows]))
-        return Refined(mask, values, cost, uncertainty, is_sure)
+        plans = Refined(mask, values, cost, uncertainty, is_sure)
+        return plans if uncertainty.draws is None else self._lengthened(people, plans)
+
+    def _lengthened(self, people: People, plans: Refined) -> Refined:
+        """Plans that draws make unsure, as much longer as it takes, else as sure as they get.
+
+        Discrete effects come one after the other as a plan grows, and with each the draws move:
+        a margin in log-odds foresees none of that, a few lengths show it.
+        """
+        rows = (torch.isfinite(plans.cost) & ~plans.is_sure).nonzero().squeeze(1)
+        if not len(rows):
+            return plans
+        bare, mask, k = replace(people[rows], aim=None), plans.mask[rows], len(LENGTHS)
+        many, wide = bare.repeated(k), mask.repeat_interleave(k, 0)
+        start, each = plans.values[rows], torch.arange(len(rows))
+        length = torch.tensor(LENGTHS, dtype=start.dtype)
+        trial = self._longer(many, wide, start.repeat_interleave(k, 0), length.repeat(len(rows)))
+        is_enough, validity = (t.view(-1, k) for t in self._measured(many, wide, trial))
+        works = is_enough.any(dim=1)
+        place = torch.where(works, is_enough.int().argmax(dim=1), validity.argmax(dim=1))
+        best = trial.view(len(rows), k, -1)[each, place]
+        low, high = length[(place - 1).clamp(min=0)], length[place]
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            trial = self._longer(bare, mask, start, middle)
+            is_short_enough = works & self._measured(bare, mask, trial)[0]
+            best = torch.where(is_short_enough[:, None], trial, best)
+            high = torch.where(is_short_enough, middle, high)
+            low = torch.where(is_short_enough, low, middle)
+        plans.values[rows] = best
+        plans.cost[rows] = self._cost(bare.x, mask, best, bare.weights)
+        plans.is_sure[rows] = works
+        plans.uncertainty.put(rows, self._doubt.of(bare, mask, best))
+        return plans
+
+    def _longer(self, people: People, mask: Tensor, values: Tensor, length: Tensor) -> Tensor:
+        longer = people.x + length[:, None] * (values - people.x)
+        return torch.where(mask, self._limits.project(people.x, longer, people.limits), people.x)
+
+    def _measured(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether plans are sure enough, and how sure they are; -1 where they do not work."""
+        ahead = self._target.surplus(people, mask, values)
+        uncertainty = self._doubt.of(people, mask, values)
+        validity = torch.where(ahead >= 0, uncertainty.validity(ahead), -1.0)
+        return (ahead >= 0) & (ahead >= uncertainty.margin(self._quantile)), validity
 
     def _from(self, people: People, mask: Tensor, start: Tensor, margin: Tensor) -> Descent:
         people = replace(people, aim=self._aim(margin))
@@ -288,6 +332,9 @@ class Refinement:
 HOPEFUL = 1.5
 # How often the margin is measured anew, and the steps to it.
 ROUNDS, STEPS = 3, 2
+# Lengths at which plans that draws make unsure are tried, and halvings between two of them.
+LENGTHS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
+HALVINGS = 4
 # Further than the margin, as it grows on the way; and than rounding can undo.
 SAFETY = 0.03
 SLACK = 1e-5

@@ -1,0 +1,117 @@
+"""Plans where facts leave several counterfactuals: how often they hold in the true world."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carma import (
+    Carma,
+    CarmaSettings,
+    CausalGraph,
+    Feature,
+    MixedFlow,
+    MixedSettings,
+    Schema,
+    TrainingSettings,
+)
+from carma.classifiers.network import Input, NetworkClassifier
+from carma.recourse.plans import Plans
+
+SCHEMA = Schema(
+    (
+        Feature("skill", role="actionable"),
+        Feature("job", "nominal", levels=("none", "clerk", "judge")),
+        Feature("owner", "binary"),
+        Feature("rank", "ordinal", levels=(0, 1, 2)),
+        Feature("hours", role="actionable"),
+    ),
+    CausalGraph.from_parents(
+        {"job": ["skill"], "owner": ["skill", "job"], "rank": ["owner", "hours"]},
+        ["skill", "job", "owner", "rank", "hours"],
+    ),
+)
+# Log-odds: skill, the three jobs, owner, rank, hours.
+WEIGHTS, BIAS = [0.4, 0.0, 0.6, 2.0, 1.2, 0.7, 0.3], -3.5
+N_WORLDS = 20_000
+Rows = NDArray[np.float64]
+
+
+def follow(skill: Rows, hours: Rows, noise: Rows) -> Rows:
+    """The true mechanisms: rows of model space, for noise ``(n, 5)``."""
+    says = np.stack([0 * skill, 0.6 * skill, 1.2 * skill - 0.5], axis=-1) + noise[..., :3]
+    job = np.eye(3)[says.argmax(axis=-1)]
+    owner = 0.9 * skill + job @ [0.0, 0.3, 1.0] + noise[..., 3] > 1.0
+    latent = 1.2 * owner + 0.8 * hours + noise[..., 4]
+    rank = (latent > 0.0).astype(float) + (latent > 2.0)
+    parts = [skill[..., None], job, owner[..., None], rank[..., None], hours[..., None]]
+    return np.concatenate(parts, axis=-1)
+
+
+def draw(n: int, rng: np.random.Generator) -> Rows:
+    return np.concatenate([rng.gumbel(size=(n, 3)), rng.logistic(size=(n, 2))], axis=1)
+
+
+def people(n: int, seed: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    return follow(rng.normal(size=n), rng.normal(size=n), draw(n, rng))
+
+
+@cache
+def fitted() -> tuple[MixedFlow, NetworkClassifier]:
+    quick = TrainingSettings(epochs=30, batch_size=500, learning_rate=1e-2)
+    model = MixedFlow(SCHEMA, MixedSettings((8,), quick, alternatives=4, draws=16))
+    model.fit(model.encoding.decode(torch.from_numpy(people(4000, 0))))
+    inputs = [Input(i) for i in range(len(WEIGHTS))]
+    weights, biases = [torch.tensor([WEIGHTS])], [torch.tensor([BIAS])]
+    return model, NetworkClassifier(SCHEMA, inputs, weights, biases)
+
+
+@cache
+def solved(validity: float) -> tuple[Tensor, Plans]:
+    """Some rejected people, and their plans."""
+    model, classifier = fitted()
+    quick = TrainingSettings(epochs=5)
+    settings = CarmaSettings(validity=validity, lessons=100, training=quick, rehearsal=quick)
+    solver = Carma(model, classifier, settings=settings)
+    solver.fit(torch.from_numpy(people(400, 1)))
+    x = torch.from_numpy(people(200, 2))
+    x = x[classifier.logit(x) < 0][:100]
+    return x, solver.solve(x)
+
+
+def shares(x: Tensor, plans: Plans) -> Rows:
+    """How often each plan is accepted, over noise that agrees with the facts, by rejection."""
+    values = torch.where(plans.mask, plans.values, x)
+    noise = draw(N_WORLDS, np.random.default_rng(3))
+    found = []
+    for row, do in zip(x.numpy(), values.numpy(), strict=True):
+        now = follow(np.full(N_WORLDS, row[0]), np.full(N_WORLDS, row[6]), noise)
+        own = noise[(now == row).all(axis=1)]
+        after = follow(np.full(len(own), do[0]), np.full(len(own), do[6]), own)
+        found.append((after @ WEIGHTS + BIAS >= 0).mean() if len(own) > 100 else np.nan)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("validity", [0.75, 0.9])
+def test_plans_hold_in_the_true_world_as_often_as_was_asked_for(validity: float) -> None:
+    x, plans = solved(validity)
+    held, told = shares(x, plans), plans.expected_validity.numpy()
+    is_known = np.isfinite(held) & np.isfinite(told)
+    is_sure = is_known & (told >= validity)
+    assert is_sure.sum() >= 60
+    assert held[is_sure].mean() >= validity
+    # What is told is what happens, on average and from plan to plan.
+    assert abs(held[is_known].mean() - told[is_known].mean()) < 0.03
+    assert np.abs(held - told)[is_known].mean() < 0.05
+
+
+def test_more_certainty_costs_more() -> None:
+    (_, less), (_, more) = solved(0.75), solved(0.9)
+    both = torch.isfinite(less.cost) & torch.isfinite(more.cost)
+    assert float(more.cost[both].mean()) > float(less.cost[both].mean())

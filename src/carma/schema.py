@@ -54,7 +54,7 @@ class Feature:
             ``(from, to)`` or ``(from, to, cost)``; without a cost it is 1. Without ``moves``, a
             plan may move a nominal feature to any level at cost 1, and others as ``direction``
             says. A move of cost 1 is as dear as that of a binary feature whose levels are equally
-            frequent.
+            frequent. ``"*"`` stands for any level; what is said of a pair itself goes first.
         unit: Shown after values, such as ``"EUR"``.
         formula: Makes it a derived feature, which is an exact function of others (``Formula``):
             computed, not learned, and never acted on. The value is rounded if the kind is integer;
@@ -145,7 +145,12 @@ class Feature:
         """
         open_to_all = math.inf if self.moves else 1.0
         table = {(a, b): 0.0 if a == b else open_to_all for a in self.levels for b in self.levels}
-        table |= {(move[0], move[1]): float((*move, 1.0)[2]) for move in self.moves}
+        # A pair after a pair with one star after one with two: the last word counts.
+        for move in sorted(self.moves, key=lambda m: (m[0] != ANY) + (m[1] != ANY)):
+            price = float((*move, 1.0)[2])
+            for a, b in table:
+                if a != b and move[0] in (a, ANY) and move[1] in (b, ANY):
+                    table[a, b] = price
         return tuple(tuple(table[a, b] for b in self.levels) for a in self.levels)
 
     @cached_property
@@ -252,10 +257,12 @@ class Feature:
         if self.direction != "any":
             raise self._error("direction", "be any where 'moves' are given", self.direction)
         for move in self.moves:
-            if len(move) not in (2, 3) or any(level not in self.levels for level in move[:2]):
-                rule = f"list [from, to] or [from, to, cost] of levels {list(self.levels)}"
+            known = (*self.levels, ANY)
+            if len(move) not in (2, 3) or any(level not in known for level in move[:2]):
+                rule = f"list [from, to] or [from, to, cost] of levels {list(self.levels)} or '*'"
                 raise self._error("moves", rule, list(move))
-            if move[0] == move[1] or [other[:2] for other in self.moves].count(move[:2]) > 1:
+            is_same = move[0] == move[1] != ANY
+            if is_same or [other[:2] for other in self.moves].count(move[:2]) > 1:
                 raise self._error("moves", "join two different levels, each pair once", list(move))
             if len(move) == 3 and (not _is_number(move[2]) or move[2] <= 0):
                 raise self._error("moves", "have a finite cost above 0", list(move))
@@ -581,6 +588,8 @@ class Schema:
                 raise SchemaError.of("Schema", "immutable feature", rule, effect)
 
 
+# Any level, in moves.
+ANY = "*"
 JOB_SECTIONS = {"data", "classifier", "decision", "causal_model", "solver"}
 # Numbers below this are told by their leading digits; others by decimals, this many more at most.
 SMALL, MOST_DIGITS = 0.1, 9

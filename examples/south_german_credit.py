@@ -1,8 +1,9 @@
-"""Recourse for rejected loan applicants, decided by a scikit-learn pipeline.
+"""Recourse for rejected loan applicants, decided by a scikit-learn pipeline, or another classifier.
 
 Run ``python examples/south_german_credit.py`` to fetch the table from OpenML, or name a copy of it
 with ``--data``: a comma-separated file with English column names, or the original
-``SouthGermanCredit.asc`` of doi 10.24432/C5QG88. Needs the extra ``sklearn``.
+``SouthGermanCredit.asc`` of doi 10.24432/C5QG88. ``--classifier`` takes another than the
+scikit-learn pipeline. Needs the extra ``sklearn``, and ``lightgbm`` or ``xgboost`` where asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from carma import Metrics, RecourseResult, Schema, evaluate, from_sklearn
+from carma import Classifier, Metrics, RecourseResult, Schema, evaluate, from_sklearn
+from carma.classifiers.named import CLASSIFIERS, fit_named
 from carma.problem import Problem
 
 PROBLEM = Path(__file__).with_suffix(".toml")
@@ -61,7 +63,8 @@ class Outcome:
 
     Args:
         schema: The problem.
-        pipeline: The bank's classifier, as scikit-learn fitted it.
+        classifier: Decides.
+        pipeline: The bank's classifier, as scikit-learn fitted it; ``None`` for another one.
         people: Held-out applicants whom the classifier rejects.
         result: Their answers.
         metrics: Averages over them.
@@ -69,6 +72,7 @@ class Outcome:
     """
 
     schema: Schema
+    classifier: Classifier
     pipeline: Any
     people: pd.DataFrame
     result: RecourseResult
@@ -109,43 +113,50 @@ def _fetched() -> pd.DataFrame:
 
 def bank_classifier(schema: Schema, rows: pd.DataFrame) -> Any:
     """Fit the kind of classifier that a bank might already have."""
-    encode = ColumnTransformer(
-        [("one_hot", OneHotEncoder(), ["personal_status_sex"])], remainder=StandardScaler()
-    )
+    nominal = [feature for feature in schema.features if feature.kind == "nominal"]
+    one_hot = OneHotEncoder(categories=[list(feature.levels) for feature in nominal])
+    names = [feature.name for feature in nominal]
+    encode = ColumnTransformer([("one_hot", one_hot, names)], remainder=StandardScaler())
     pipeline = make_pipeline(encode, LogisticRegression())
     return pipeline.fit(rows[list(schema.names)], rows[schema.outcome])
 
 
-def run(table: pd.DataFrame) -> Outcome:
+def run(
+    table: pd.DataFrame, classifier_name: str = "sklearn", problem: Problem | None = None
+) -> Outcome:
     """Fit everything on 70 % of the table and answer the rejected among the others."""
-    problem = Problem.from_toml(PROBLEM)
+    problem = problem or Problem.from_toml(PROBLEM)
     schema = problem.schema
     past, new = train_test_split(
         table, test_size=0.3, random_state=0, stratify=table[schema.outcome]
     )
-    pipeline = bank_classifier(schema, past)
-    classifier = from_sklearn(pipeline, schema, check=table)
+    pipeline = bank_classifier(schema, past) if classifier_name == "sklearn" else None
+    if pipeline is None:
+        classifier = fit_named(classifier_name, schema, past, problem.classifier)
+    else:
+        classifier = from_sklearn(pipeline, schema, check=table)
 
-    flow = problem.new_causal_model().fit(past)
-    carma = problem.new_solver(flow, classifier).fit(past)
+    causal_model = problem.new_causal_model().fit(past)
+    carma = problem.new_solver(causal_model, classifier).fit(past)
 
-    favourable = list(pipeline.classes_).index(schema.favourable)
-    probability = pipeline.predict_proba(new[list(schema.names)])[:, favourable]
+    probability = classifier.probability(classifier.encoding.encode(new)).numpy()
     is_accepted = probability >= schema.threshold
     people = new[~is_accepted]
     result = carma.recommend(people)
     accuracy = balanced_accuracy_score(new[schema.outcome] == schema.favourable, is_accepted)
     metrics = evaluate(result, carma.cost)
-    return Outcome(schema, pipeline, people, result, metrics, float(accuracy))
+    return Outcome(schema, classifier, pipeline, people, result, metrics, float(accuracy))
 
 
 def main() -> None:
     """Run the example and print what it found."""
     parser = argparse.ArgumentParser(description="Recourse on South German Credit.")
     parser.add_argument("--data", type=Path, help="the table; without it, OpenML is asked")
-    table = read_credit(parser.parse_args().data)
+    parser.add_argument("--classifier", choices=("sklearn", *CLASSIFIERS), default="sklearn")
+    asked = parser.parse_args()
+    table = read_credit(asked.data)
     start = time.perf_counter()
-    outcome = run(table)
+    outcome = run(table, asked.classifier)
     seconds = time.perf_counter() - start
 
     metrics, result = outcome.metrics, outcome.result

@@ -34,6 +34,10 @@ LAYERS = [
 STRANGERS = [{"models"}, {"classifiers"}, {"costs"}, {"constraints"}]
 OPTIONAL = {
     "sklearn": {"carma.classifiers.sklearn"},
+    "dice_ml": {"carma.recourse.dice"},
+    "raiutils": {"carma.recourse.dice"},
+    "lightgbm": {"carma.classifiers.named"},
+    "xgboost": {"carma.classifiers.named"},
     "onnxruntime": {"carma.classifiers.onnx"},
     "skops": {"carma.classifiers.skops"},
     "matplotlib": {

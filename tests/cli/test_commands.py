@@ -408,7 +408,7 @@ def test_benchmark_can_be_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("--datasets", "adult"), "'datasets' must be of"),
+        (("--datasets", "titanic"), "'datasets' must be of"),
         (("--methods", "carma,magic"), "got 'magic'"),
         (("--methods", ","), "'methods' must name at least one"),
         (("--people", 0), "--people"),

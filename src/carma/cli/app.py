@@ -41,7 +41,7 @@ ProblemFile = Annotated[
 People = Annotated[Path, typer.Argument(help="Table: .csv, .parquet or .jsonl.")]
 
 # Options of 'carma benchmark' that take several words.
-LISTS = ("--datasets", "--methods")
+LISTS = ("--datasets", "--methods", "--classifier")
 
 
 class ListsCommand(TyperCommand):
@@ -221,7 +221,8 @@ def tune(
 @app.command(cls=ListsCommand)
 def benchmark(
     datasets: Annotated[
-        list[str] | None, typer.Option(help="Benchmark sets; without it, the paper's seven.")
+        list[str] | None,
+        typer.Option(help="Benchmark sets, or real tables; without it, the paper's seven."),
     ] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Methods; without it, all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... so many.")] = 1,
@@ -240,6 +241,14 @@ def benchmark(
     rows: Annotated[
         int | None, typer.Option(help="Rows of each part of the data; without it, the paper's.")
     ] = None,
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(help="Of real tables: logistic, mlp (the default), lightgbm, xgboost."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the real tables; without it, what CARMA_DATA names."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare recourse methods: the same people, classifier, causal model and cost."""
@@ -255,6 +264,8 @@ def benchmark(
         out=out,
         threads=threads,
         progress=_progress(quiet),
+        classifiers=classifier,
+        folder=data_dir,
     )
     # Where nobody looks on, a table of this width is better left whole.
     _show(report, as_json=False, quiet=quiet, width=None if sys.stdout.isatty() else 300)

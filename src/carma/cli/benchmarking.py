@@ -10,15 +10,20 @@ from typing import Any
 
 import torch
 
-from carma.benchmarks import NAMES
+from carma.benchmarks import NAMES, REAL_NAMES
 from carma.cli.jobs import Report
 from carma.errors import SettingsError
 from carma.evaluation.comparison import compare
 from carma.evaluation.methods import METHODS
+from carma.evaluation.real_arena import REAL_METHODS
+from carma.evaluation.real_comparison import RealKey, compare_real
 from carma.evaluation.records import Key, RecordFile
-from carma.report.text import comparison_table
+from carma.report.text import comparison_table, real_table
 
 __all__ = ["run"]
+
+# Stands for every real table.
+REAL = "real"
 
 
 def run(
@@ -32,9 +37,22 @@ def run(
     out: Path | None,
     threads: int | None,
     progress: bool | None,
+    classifiers: Sequence[str] | None = None,
+    folder: Path | None = None,
 ) -> Report:
     """Measure what the file lacks; the table covers all that it holds of the same kind."""
     sets = _words(datasets) if datasets else list(NAMES)
+    if any(name in (REAL, *REAL_NAMES) for name in sets):
+        sets = [n for name in sets for n in (REAL_NAMES if name == REAL else (name,))]
+        asked = people, margin, rows
+        decide = _words(classifiers) if classifiers else ["mlp"]
+        wanted = list(dict.fromkeys(sets)), _words(methods or list(REAL_METHODS)), decide
+        with _threads(threads):
+            return _on_real_tables(wanted, n_seeds, asked, folder, out, progress)
+    for option, given in (("--classifier", classifiers), ("--data-dir", folder)):
+        if given:
+            rule = f"be left out: the sets are no real tables ({', '.join((REAL, *REAL_NAMES))})"
+            raise SettingsError.of("carma benchmark", option, rule, str(given))
     names = _words(methods) if methods else list(METHODS)
     file = None if out is None else RecordFile(out, Key)
     records = [] if file is None else file.records
@@ -61,12 +79,67 @@ def run(
     ]
     keys.sort(key=lambda key: (sets.index(key.dataset), names.index(key.method), key.seed))
     shown = [found[key] for key in keys]
-    parts: list[Any] = [comparison_table(shown)]
-    if file is not None:
-        if file.was_cut_short:
-            parts.append(f"The last line of {out} was cut short, and is left out.")
-        parts.append(f"{len(records) - n_before} new records in {out}; it holds {len(records)}.")
-    return Report({"records": shown}, parts)
+    return Report({"records": shown}, [comparison_table(shown), *_remarks(file, n_before)])
+
+
+def _on_real_tables(
+    wanted: tuple[list[str], list[str], list[str]],
+    n_seeds: int,
+    asked: tuple[int, float | None, int | None],
+    folder: Path | None,
+    out: Path | None,
+    progress: bool | None,
+) -> Report:
+    """The same for real tables, whose records say other things."""
+    (sets, names, classifiers), (people, margin, rows) = wanted, asked
+    file = None if out is None else RecordFile(out, RealKey)
+    records = [] if file is None else file.records
+    n_before = len(records)
+    for record in compare_real(
+        sets,
+        names,
+        classifiers,
+        range(n_seeds),
+        folder=folder,
+        people=people,
+        margin=margin,
+        rows=rows,
+        done=set() if file is None else file.keys,
+        progress=progress,
+    ):
+        if file is None:
+            records.append(record)
+        else:
+            file.append(record)
+    found = {RealKey.of(record): record for record in records}
+    keys = [
+        key
+        for key in found
+        if key.dataset in sets
+        and key.method in names
+        and key.classifier in classifiers
+        and key[4:] == asked
+    ]
+    keys.sort(
+        key=lambda key: (
+            sets.index(key.dataset),
+            classifiers.index(key.classifier),
+            names.index(key.method),
+            key.seed,
+        )
+    )
+    shown = [found[key] for key in keys]
+    return Report({"records": shown}, [real_table(shown), *_remarks(file, n_before)])
+
+
+def _remarks(file: RecordFile[Any] | None, n_before: int) -> list[str]:
+    if file is None:
+        return []
+    n_now = len(file.records)
+    parts = [f"{n_now - n_before} new records in {file.path}; it holds {n_now}."]
+    if file.was_cut_short:
+        parts.insert(0, f"The last line of {file.path} was cut short, and is left out.")
+    return parts
 
 
 def _words(given: Sequence[str]) -> list[str]:

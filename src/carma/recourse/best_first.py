@@ -47,7 +47,8 @@ class LocalModel:
         effects = torch.zeros(*at.shape, at.shape[1], dtype=at.dtype)
         for i in range(at.shape[1]):
             mask = everything.clone()
-            mask[:, i] = False
+            # A nominal feature is set as a whole, or not at all.
+            mask[:, target.owners == target.owners[i]] = False
             with torch.enable_grad():
                 values = at.detach().requires_grad_()
                 moved = follow(people.x, people.do(mask, values), people.u)[:, i]

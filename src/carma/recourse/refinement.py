@@ -215,6 +215,11 @@ class Refinement:
         found = Found(plans.mask, plans.values, plans.cost, none_yet)
         better = self._neighbours.improved(people, found, SEARCHES)
         best = better[-1] if better else found
+        if better and self._limits.has_grid:
+            # Neighbours know nothing of steps and levels.
+            each = torch.arange(len(people))
+            rough = Candidates(people, each, best.mask, best.values, best.cost, none_yet)
+            best = found.or_better(self._patterns.improved(rough).best())
         return best.mask, best.values, best.cost
 
     def _aim(self, margin: Tensor) -> Tensor:

@@ -124,12 +124,16 @@ class Target:
         classifier: Decides.
         limits: Its declared bounds hold for what follows.
         margin: Aim this far past the threshold, or either edge of a band, as a probability.
+
+    Attributes:
+        owners: Position of the feature that each column belongs to, shape ``(d,)``, int64.
     """
 
     def __init__(
         self, follow: Follow, classifier: Classifier, limits: PlanLimits, margin: float
     ) -> None:
         self._follow, self._classifier, self._limits = follow, classifier, limits
+        self.owners = torch.tensor(limits.encoding.owners)
         decision = classifier.decision
         low, high = decision.edges(margin)
         # The sigmoid of the logit of a number may fall a rounding error short of it, which takes

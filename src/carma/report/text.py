@@ -19,6 +19,7 @@ __all__ = [
     "counts_table",
     "markdown_table",
     "metrics_table",
+    "real_table",
     "tuning_table",
 ]
 
@@ -46,6 +47,20 @@ COLUMNS = (
     ("ms_single", "one person (ms)", "{:.2f}"),
     ("us_batched", "batch (us a person)", "{:.1f}"),
     ("fit_seconds", "fit (s)", "{:.1f}"),
+)
+REAL_COLUMNS = (
+    ("n_people", "people", "{:.0f}"),
+    ("verified", "verified (%)", "{:.1f}"),
+    ("coverage_of_search", "of the search's (%)", "{:.1f}"),
+    ("validity", "causal validity (%)", "{:.1f}"),
+    ("agreement", "second model (%)", "{:.1f}"),
+    ("violations", "violations", "{:.0f}"),
+    ("lost_in_file", "lost in the file", "{:.0f}"),
+    ("cost_x100", "cost x 100", "{:.2f}"),
+    ("cost_ratio", "over the search's", "{:.3f}"),
+    ("cost_ratio_same_margin", "over that as sure", "{:.3f}"),
+    ("fit_seconds", "fit (s)", "{:.1f}"),
+    ("people_per_second", "people a second", "{:,.1f}"),
 )
 
 TRIAL_COLUMNS = (
@@ -99,24 +114,49 @@ def comparison_table(records: Iterable[Mapping[str, Any]]) -> Table:
         >>> comparison_table([record, record | {"cost_x100": 4.0}]).row_count
         1
     """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    return _grouped(records, ("dataset", "method"), COLUMNS, "Comparison")
+
+
+def real_table(records: Iterable[Mapping[str, Any]]) -> Table:
+    """Methods by real table and classifier, mean and standard deviation over seeds.
+
+    Args:
+        records: Of ``carma.evaluation.real_comparison.compare_real``.
+
+    Example:
+        >>> record = {"dataset": "adult", "classifier": "mlp", "method": "dice", "verified": 90.0}
+        >>> real_table([record, record | {"classifier": "xgboost"}]).row_count
+        2
+    """
+    return _grouped(records, ("dataset", "classifier", "method"), REAL_COLUMNS, "Real tables")
+
+
+def _grouped(
+    records: Iterable[Mapping[str, Any]],
+    by: tuple[str, ...],
+    columns: Iterable[tuple[str, str, str]],
+    title: str,
+) -> Table:
+    """One row for each group, the last of ``by`` in every row and the others where they change."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
-        groups[record["dataset"], record["method"]].append(record)
-    table = Table(title="Comparison", title_justify="left")
-    for position, label in enumerate(("set", "method")):
-        table.add_column(
-            label, min_width=max((len(names[position]) for names in groups), default=0)
-        )
-    for label in ("seeds", *(label for _, label, _ in COLUMNS)):
+        groups[tuple(record[name] for name in by)].append(record)
+    table = Table(title=title, title_justify="left")
+    for position, name in enumerate(by):
+        label = "set" if name == "dataset" else name
+        width = max((len(names[position]) for names in groups), default=0)
+        table.add_column(label, min_width=width)
+    for label in ("seeds", *(label for _, label, _ in columns)):
         table.add_column(label, justify="right")
-    last = None
-    for (dataset, method), group in groups.items():
-        if last not in (None, dataset):
+    last: tuple[str, ...] = ()
+    for names, group in groups.items():
+        place = names[:-1]
+        if last not in ((), place):
             table.add_section()
-        shown = "" if dataset == last else dataset
-        cells = [_mean_and_spread([r.get(n) for r in group], p) for n, _, p in COLUMNS]
-        table.add_row(shown, method, str(len(group)), *cells)
-        last = dataset
+        shown = ["" if place[: i + 1] == last[: i + 1] else name for i, name in enumerate(place)]
+        cells = [_mean_and_spread([r.get(n) for r in group], p) for n, _, p in columns]
+        table.add_row(*shown, names[-1], str(len(group)), *cells)
+        last = place
     return table
 
 

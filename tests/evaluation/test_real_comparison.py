@@ -1,0 +1,211 @@
+"""Methods on a real table: what is measured, what is refused, what the command prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from carma import CarmaSettings, ClassifierSettings, MixedSettings, TrainingSettings
+from carma.benchmarks import data_folder, load_real, problem_file
+from carma.benchmarks.real import FILES
+from carma.cli.app import app
+from carma.errors import FileError, SettingsError
+from carma.evaluation.real_arena import REAL_METHODS, RealArena
+from carma.evaluation.real_comparison import REAL_FIELDS, RealKey, compare_real, measure_real
+from carma.evaluation.survival import reread
+from carma.problem import Problem
+from carma.recourse.result import RecourseResult
+
+TAIWAN = "taiwan_credit"
+PEOPLE = 4
+
+
+def quick(name: str) -> Problem:
+    few = TrainingSettings(epochs=6, batch_size=128)
+    small = CarmaSettings(lessons=30, mask_hidden=(8,), action_hidden=(8,))
+    return replace(
+        Problem.from_toml(problem_file(name)),
+        classifier=ClassifierSettings((4,), TrainingSettings(epochs=15)),
+        causal_model=MixedSettings(hidden=(4,), training=few, alternatives=2, draws=1),
+        solver=replace(small, training=few, rehearsal=few),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up table with the columns of the Taiwanese one: late payers default."""
+    draws, n = np.random.default_rng(0), 600
+    late = draws.choice([-2, -1, 0, 1, 2, 3], n)
+    table = pd.DataFrame(
+        {
+            "SEX": draws.integers(1, 3, n),
+            "AGE": draws.integers(21, 70, n),
+            "EDUCATION": draws.integers(0, 7, n),
+            "MARRIAGE": draws.integers(0, 4, n),
+            "LIMIT_BAL": 10_000 * draws.integers(1, 60, n),
+            "PAY_AMT2": draws.integers(0, 9_000, n),
+            "PAY_2": np.clip(late + draws.integers(-1, 2, n), -2, 8),
+            "BILL_AMT2": draws.integers(-500, 90_000, n),
+            "PAY_AMT1": draws.integers(0, 9_000, n),
+            "PAY_0": late,
+            "BILL_AMT1": draws.integers(-500, 90_000, n),
+        }
+    )
+    table["default"] = (late + draws.normal(0, 1, n) > 1.2).astype(int)
+    path = tmp_path_factory.mktemp("real")
+    table.to_csv(path / FILES[TAIWAN], index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arena(folder: Path) -> RealArena:
+    return RealArena(load_real(TAIWAN, folder), quick(TAIWAN), "logistic", n_people=PEOPLE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def calls() -> Iterator[None]:
+    """One call is timed alone, for speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("carma.evaluation.real_comparison.SINGLE", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    found = compare_real(
+        [TAIWAN],
+        ["exact", "carma", "noncausal"],
+        ["logistic"],
+        folder=folder,
+        people=PEOPLE,
+        problem=quick,
+        progress=False,
+    )
+    return {record["method"]: record for record in found}
+
+
+def test_records_hold_every_field_and_are_json(records: dict[str, dict[str, Any]]) -> None:
+    assert list(records) == ["exact", "carma", "noncausal"]
+    for record in records.values():
+        assert set(record) == set(REAL_FIELDS)
+        assert json.loads(json.dumps(record, allow_nan=False)) == record
+        assert record["n_people"] == PEOPLE
+        assert record["violations"] == 0 == record["lost_in_file"]
+        assert 0 <= record["verified"] <= record["coverage"] <= 100
+
+
+def test_the_search_is_its_own_yardstick(records: dict[str, dict[str, Any]]) -> None:
+    exact = records["exact"]
+    assert exact["cost_ratio"] == exact["cost_ratio_same_margin"] == pytest.approx(1.0)
+    assert exact["coverage_of_search"] == exact["validity"] == 100.0
+    assert records["carma"]["cost_ratio"] >= 1 - 1e-9
+
+
+def test_finished_records_are_skipped(folder: Path, records: dict[str, dict[str, Any]]) -> None:
+    done = {RealKey.of(record) for record in records.values()}
+    again = compare_real(
+        [TAIWAN],
+        list(records),
+        ["logistic"],
+        folder=folder,
+        people=PEOPLE,
+        problem=quick,
+        done=done,
+        progress=False,
+    )
+    assert list(again) == []
+
+
+def test_the_rival_has_seen_other_rows(arena: RealArena) -> None:
+    result = arena.carma.recommend(arena.people)
+    own, other = arena.works(result), arena.works(result, arena.rival)
+    assert torch.equal(own, result.plans.has_plan)
+    assert (other <= result.plans.has_plan).all()
+    frames = [arena.data.frame(part) for part in ("causal", "rival")]
+    assert set(frames[0].index).isdisjoint(frames[1].index)
+    x = arena.data.encoded("causal")[:50]
+    apart = arena.causal_model.log_prob(x) - arena.rival.log_prob(x)
+    assert float(apart.abs().max()) > 1e-3
+
+
+def test_plans_that_break_a_limit_are_not_verified(
+    arena: RealArena,
+    records: dict[str, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = RecourseResult.to_frame
+
+    def bent(result: RecourseResult) -> Any:
+        frame = original(result)
+        frame["after_AGE"] = frame["after_AGE"] + 1
+        return frame
+
+    before = records["exact"]
+    monkeypatch.setattr(RecourseResult, "to_frame", bent)
+    after = measure_real(arena, REAL_METHODS["exact"])
+    n_plans = round(before["coverage"] * before["n_people"] / 100)
+    assert n_plans > 0
+    assert after["violation_rules"] == {"moved": n_plans}
+    assert (before["verified"], after["verified"]) == (before["coverage"], 0.0)
+
+
+def test_plans_that_a_file_rounds_off_are_counted(
+    arena: RealArena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undone(result: RecourseResult) -> Any:
+        x, do = reread(result)
+        return x, type(do)(torch.zeros_like(do.mask), x)
+
+    monkeypatch.setattr("carma.evaluation.real_comparison.reread", undone)
+    record = measure_real(arena, REAL_METHODS["exact"])
+    assert record["lost_in_file"] > 0
+    assert record["verified"] == 0.0
+
+
+def test_wrong_names_and_numbers_are_refused_before_any_fit(folder: Path, tmp_path: Path) -> None:
+    for options, message in (
+        ({"datasets": ["loan"]}, "'datasets' must be of south_german_credit"),
+        ({"methods": ["grid"]}, "'methods' must be of exact"),
+        ({"classifiers": []}, "'classifiers' must name at least one"),
+        ({"people": 0}, "'people' must be at least 1"),
+        ({"rows": 3}, "'rows' must be at least 20"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            compare_real(**{"folder": folder, **options})  # type: ignore[arg-type]
+    with pytest.raises(FileError, match="'folder' must be an existing folder"):
+        compare_real([TAIWAN], folder=tmp_path / "nowhere")
+    assert data_folder(folder) == folder
+
+
+def test_the_command_measures_and_goes_on_later(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carma.evaluation.real_comparison._own_problem", quick)
+    out = tmp_path / "real.jsonl"
+    words = f"benchmark --datasets {TAIWAN} --methods exact --classifier logistic --people 3"
+    words += f" --data-dir {folder} --json {out}"
+    first = CliRunner().invoke(app, words.split())
+    assert first.exit_code == 0, first.output
+    assert "1 new records" in first.output
+    assert "Real tables" in first.output
+    assert "0 new records" in CliRunner().invoke(app, words.split()).output
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_the_command_refuses_a_mixture(folder: Path) -> None:
+    for words, message in (
+        (f"--datasets real loan --data-dir {folder}", "'datasets' must be of south_german_credit"),
+        ("--datasets loan --classifier mlp", "'--classifier' must be left out"),
+    ):
+        found = CliRunner().invoke(app, ["benchmark", *words.split()])
+        assert isinstance(found.exception, SettingsError)
+        assert message in str(found.exception)

@@ -297,7 +297,7 @@ def test_a_formula_makes_the_causes_of_its_feature() -> None:
         ("", {}, "be an expression over features"),
         (3, {}, "be an expression over features"),
         ("a", {"role": "actionable"}, "'role' must be mutable: a derived feature follows"),
-        ("a", {"role": "immutable"}, "not be an effect of an actionable feature"),
+        ("a", {"role": "immutable"}, "not be an effect of what moves: acting on"),
         ("a", {"direction": "up"}, "'direction' must be any: a derived feature"),
         ("a", {"kind": "nominal", "levels": ("x", "y")}, "'formula' must be absent for kind"),
     ],

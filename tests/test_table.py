@@ -144,7 +144,11 @@ def test_graphs_over_columns_follow_their_features(
             acts = effect != cause and bool(graph.adjacency[effect, cause])
             assert bool(encoding.adjacency[i, j]) == (acts or i == j)
             assert bool(encoding.reachability[i, j]) == bool(graph.reachability[effect, cause])
-    assert encoding.actionable.tolist() == [encoding.column(n) for n in schema.actionable]
+    numbers = [n for n in schema.actionable if not schema[n].is_switch]
+    assert encoding.actionable.tolist() == [encoding.column(n) for n in numbers]
+    assert encoding.actions.tolist() == [encoding.column(n) for n in schema.actionable]
+    switches = {i for i in range(encoding.n_columns) if schema.features[owners[i]].is_switch}
+    assert set(encoding.moved_by_level.nonzero().flatten().tolist()) == switches
 
 
 def test_every_dtype_that_holds_the_values_is_welcome(people: pd.DataFrame) -> None:
@@ -445,7 +449,7 @@ def test_derived_columns_may_be_rounded_to_their_step(loans: pd.DataFrame) -> No
         ("years", [3, 2, 2], r"column years, row 'bob'.* must be 1 by its formula .*got 2$"),
         ("grade", ["high", "mid", "mid"], r"row 'cy'.* must be low by its formula .*got 'mid'$"),
         ("is_long", ["yes", "no", "yes"], r"row 'ann'.* must be no by .*got 'yes'$"),
-        ("rate", [2.78, None, 0.37], "column rate, row 'bob'.* not missing"),
+        ("rate", [2.78, None, 0.37], r"column rate, row 'bob'.* missing"),
         ("duration", [36, 0, 24], r"rate, row 'bob'.* finite number by its formula amount / dur"),
         ("duration", [36, 7, -24], "column rate, row 'cy'.* within its bounds 0 to 50 by its"),
         ("duration", [1, 7, 24], r"column rate, row 'ann'.* within its bounds .*got 100\.0"),

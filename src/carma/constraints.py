@@ -374,6 +374,28 @@ class PlanLimits:
             values.register_hook(without_outward)  # type: ignore[no-untyped-call]
         return values
 
+    def inward(self, x: Tensor, values: Tensor, share: float) -> Tensor:
+        """Values one step or level nearer to the person's own, at most at it.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``.
+            values: On steps and levels, same shape.
+            share: By which columns without steps come nearer.
+        """
+        gap = values - x
+        nearer = values - share * gap
+        if self._has_steps:
+            taken = values - gap.sign() * self._step
+            nearer = torch.where(
+                self._stepped, torch.where(gap.abs() > self._step, taken, x), nearer
+            )
+        for i in self._levelled:
+            codes = self._codes[i]
+            place = torch.searchsorted(codes, values[:, i].contiguous())
+            place = (place - gap[:, i].sign().long()).clamp(0, len(codes) - 1)
+            nearer[:, i] = torch.where(gap[:, i] == 0, x[:, i], codes[place])
+        return nearer
+
     def said(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         """Round values to decimals that a file can hold, away from the person's own value.
 

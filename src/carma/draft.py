@@ -27,6 +27,7 @@ HEADER = """\
 # favourable  the value of the outcome that people hope for
 # threshold   accepted means: the favourable outcome has at least this probability
 # ignore      columns that may be in the table and are not used
+# rules       what holds between actions; see docs/action-rules.md
 #
 # [graph]     each effect with its direct causes; what is not listed has none:
 #     savings = ["income", "age"]
@@ -41,6 +42,9 @@ HEADER = """\
 #             nothing is said) or immutable (it never moves)
 # direction   up or down: the only way that a plan may move it
 # cost_weight 2 = twice as hard to change
+# moves       the only moves between levels that a plan may make, [from, to] or [from, to, cost],
+#             with "*" for any level
+# formula     computes the feature from others, as in "amount / duration"; never acted on
 # unit        shown after values
 # missing     refuse (a table with a gap here; meant when nothing is said), impute (the causal
 #             model fills it in) or pass (the classifier sees the gap, and has to take it)

@@ -203,6 +203,9 @@ class Encoding:
             holes = np.any([np.isnan(x[self.column(n)]) for n in formula.names], axis=0)
             exact = _computed(self.schema[name], value, holes, table.index)
             if name in table:
+                gaps = table[name].isna().to_numpy(dtype=bool) & ~holes
+                if self.schema[name].missing == "refuse" and gaps.any():
+                    _refuse_gaps(self.schema[name], table[name], gaps)
                 _check_agreement(self.schema[name], table[name], x[i], exact)
             x[i] = exact
         return torch.from_numpy(np.ascontiguousarray(x.T))

@@ -167,8 +167,10 @@ class Arena:
         return self._optima[margin]
 
     def _rejected(self, x: Tensor) -> Tensor:
+        # Fitted on first use, which takes gradients.
+        classifier = self.classifier
         with torch.no_grad():
-            return x[self.classifier.rejects(x)]
+            return x[classifier.rejects(x)]
 
     def _timed(self, part: str, fit: Callable[[], T]) -> T:
         start = time.perf_counter()

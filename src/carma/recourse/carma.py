@@ -402,7 +402,7 @@ WALKS = 1 << 12
 # People who have made moves between levels before they learn.
 MOVED = 0.4
 # Rounds of trials that repair plans on steps and levels, and how far these reach at first.
-TRIALS = 20
+TRIALS = 6
 NEAR_REACH = 0.02
 # Rounds for plans that a surrogate led to, those for the best of these, and their reach.
 BLIND_TRIALS, BLIND_POLISH = 2, 8

@@ -110,7 +110,12 @@ class Doubt:
         classifier: Decides.
         n_alternatives: 0 for whoever believes in the causal model as it is; by default as many
             as it has.
+
+    Attributes:
+        is_cheap: Whether it pays to look on the way: not where many draws stand for each person.
     """
+
+    is_cheap: bool = True
 
     def __init__(
         self, causal_model: CausalModel, classifier: Classifier, n_alternatives: int | None = None
@@ -119,6 +124,7 @@ class Doubt:
         self.n_alternatives = (
             causal_model.n_alternatives if n_alternatives is None else n_alternatives
         )
+        self.is_cheap = causal_model.is_point_identified
 
     def of(self, people: People, mask: Tensor, values: Tensor) -> Uncertainty:
         """Compare the log-odds past the decision that plans bring under all models.

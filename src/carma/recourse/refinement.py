@@ -15,6 +15,7 @@ from carma.recourse.doubt import Doubt, Uncertainty
 from carma.recourse.neighbours import RAY, Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import WIDEST, Drafts
+from carma.recourse.rounding import Rounding
 from carma.recourse.target import People, Target
 
 __all__ = ["Refined", "Refinement"]
@@ -109,6 +110,7 @@ class Refinement:
         self._doubt, self._quantile = doubt, quantile
         self._steps, self._patterns, self._neighbours = steps, patterns, neighbours
         self._scale = scale
+        self._rounding = Rounding(target, cost, limits)
 
     def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
         """The cheapest plan of each person, or all of them where several are wanted.
@@ -128,7 +130,7 @@ class Refinement:
             every = self._spared(walks.people, self._secured(walks))
             return every.sure_ones(len(owner) // max(1, n))
         top = lowest(walks.best_cost, owner, n, 1)
-        plans = self._secured(walks.of(top))
+        plans = self._secured(self._polished(walks.of(top)))
         # What is not sure comes last; what was cheaper before may be cheaper in the end.
         may_win = walks.best_cost < plans.worth[owner]
         may_win[top] = False
@@ -174,7 +176,7 @@ class Refinement:
                     rows = (stands_at <= HOPEFUL * best[owner]).nonzero().squeeze(1)
                     walks, owner = walks.of(rows), owner[rows]
                 # So far with the margin that was foreseen, from here with the one measured.
-                if self._doubt.n_alternatives:
+                if self._doubt.n_alternatives and self._doubt.is_cheap:
                     measured = self._doubt.of(walks.people, walks.mask, walks.values)
                     walks.aim_at(self._aim(measured.margin(self._quantile)))
             walks.step()
@@ -324,12 +326,18 @@ class Refinement:
         """Bring walks to their aim, and to steps and levels."""
         walks.settle(RAY)
         if self._limits.has_grid:
-            each = torch.arange(len(walks))
             works = torch.isfinite(walks.best_cost)
             values = torch.where(works[:, None], walks.best_values, walks.values)
-            nothing = torch.zeros_like(each)
-            plans = Candidates(walks.people, each, walks.mask, values, walks.best_cost, nothing)
-            walks.take(self._patterns.improved(plans).values)
+            walks.take(self._rounding.rounded(walks.people, walks.mask, values))
+
+    def _polished(self, walks: Descent) -> Descent:
+        """Walks on steps and levels, improved by trials: rounding need not find the best step."""
+        if self._limits.has_grid and self._steps:
+            each = torch.arange(len(walks))
+            parts = (walks.people, each, walks.mask, walks.values, walks.best_cost)
+            better = self._patterns.improved(Candidates(*parts, torch.zeros_like(each)))
+            walks.take(better.values)
+        return walks
 
 
 # Walks that stand, half-way, at so many times the cost of a plan that another one found are
@@ -338,8 +346,8 @@ HOPEFUL = 1.5
 # How often the margin is measured anew, and the steps to it.
 ROUNDS, STEPS = 3, 2
 # Lengths at which plans that draws make unsure are tried, and halvings between two of them.
-LENGTHS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
-HALVINGS = 4
+LENGTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0)
+HALVINGS = 3
 # Further than the margin, as it grows on the way; and than rounding can undo.
 SAFETY = 0.03
 SLACK = 1e-5

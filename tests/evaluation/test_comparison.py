@@ -361,7 +361,8 @@ def test_nobody_to_help_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         return NetworkClassifier(schema, inputs, [weights], [bias])
 
     monkeypatch.setattr(home_of_arenas, "fit_classifier", generous)
-    with pytest.raises(TableError, match=r"chain-lin, exact-true, seed 0: .*somebody who is rejected"):
+    rule = r"chain-lin, exact-true, seed 0: .*somebody who is rejected"
+    with pytest.raises(TableError, match=rule):
         records("exact-true")
 
 

@@ -76,7 +76,7 @@ class MixedSettings:
         )
     )
     alternatives: int = 12
-    draws: int = 4
+    draws: int = 2
     most_steps: int = 800
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from carma.constraints import Limits, PlanLimits
 from carma.graph import CausalGraph
 from carma.interventions import Intervention
+from carma.rules import ActionRules, SumLimit
 from carma.schema import Feature, Kind, Schema
 from carma.state import seeded
 from carma.table import Encoding, Statistics
@@ -590,3 +591,106 @@ def test_more_actions_than_are_allowed_are_not_permitted() -> None:
     box = replace(limits.around(x), max_actions=torch.tensor([1, 2, 1]))
     mask = torch.tensor([[True, True], [True, True], [False, True]])
     assert limits.permits(x, Intervention(mask, x + 0.5), box).tolist() == [False, True, True]
+
+
+def by_level() -> PlanLimits:
+    """A job of three levels, schooling that only rises, a plan to pay, savings and debt."""
+    features = (
+        Feature("job", "nominal", levels=("cook", "clerk", "judge"), role="actionable"),
+        Feature("school", "ordinal", levels=("a", "b"), role="actionable", moves=(("a", "b"),)),
+        Feature("savings", role="actionable"),
+        Feature("debt", role="actionable"),
+        Feature("income"),
+    )
+    names = tuple(f.name for f in features)
+    rules = ActionRules(
+        requires=[("savings", "school")],
+        exclusive=[("savings", "debt")],
+        sums=[SumLimit({"debt": 1, "income": -0.5}, 10)],
+    )
+    return PlanLimits(Encoding(Schema(features, CausalGraph(names), rules=rules)), None)
+
+
+WORKER = [1.0, 0.0, 0.0, 0.0, 5.0, 8.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("actions", "fine"),
+    [
+        ({"job": 1.0}, True),
+        ({"job": 2.0, "school": 1.0, "savings": 9.0}, True),
+        ({"job": 0.0}, True),
+        ({"school": 1.0}, True),
+        ({"school": 0.5}, False),
+        ({"savings": 9.0}, False),
+        ({"savings": 9.0, "school": 1.0}, True),
+        ({"savings": 9.0, "debt": 1.0, "school": 1.0}, False),
+        ({"debt": 1.0}, True),
+        ({"income": 30.0}, False),
+    ],
+)
+def test_moves_and_rules_that_are_permitted(actions: dict[str, float], fine: bool) -> None:
+    limits, x = by_level(), torch.tensor([WORKER], dtype=torch.float64)
+    do = Intervention.of(limits.encoding, 1, **actions)
+    assert limits.permits(x, do, limits.around(x)).tolist() == [fine]
+    frozen = limits.around(x)
+    may_act = frozen.may_act.clone()
+    may_act[:, :4] = False
+    moves = bool({"job", "school"} & set(actions))
+    frozen = replace(frozen, may_act=may_act)
+    assert limits.permits(x, do, frozen).tolist() == [fine and not moves]
+
+
+def test_levels_are_set_whole() -> None:
+    limits, x = by_level(), torch.tensor([WORKER], dtype=torch.float64)
+    whole = Intervention.of(limits.encoding, 1, job=1)
+    part = Intervention(whole.mask & (torch.arange(7) != 2), whole.values)
+    two, half = whole.values.clone(), whole.values.clone()
+    two[0, :3], half[0, :3] = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.5, 0.5, 0.0])
+    for do in (part, Intervention(whole.mask, two), Intervention(whole.mask, half)):
+        assert not limits.permits(x, do, limits.around(x)).any()
+
+
+def test_only_the_moves_that_are_listed_are_permitted() -> None:
+    limits, x = by_level(), torch.tensor([WORKER], dtype=torch.float64)
+    x[0, 3] = 1.0
+    do = Intervention.of(limits.encoding, 1, school=0.0)
+    assert not limits.permits(x, do, limits.around(x)).any()
+
+
+def test_a_move_counts_once() -> None:
+    limits, x = by_level(), torch.tensor([WORKER], dtype=torch.float64)
+    do = Intervention.of(limits.encoding, 1, job=1, school=1, savings=9.0)
+    for most in (1, 2, 3):
+        box = replace(limits.around(x), max_actions=torch.tensor([most]))
+        assert limits.permits(x, do, box).tolist() == [most == 3]
+
+
+def test_columns_of_levels_have_no_box() -> None:
+    limits, x = by_level(), torch.tensor([WORKER], dtype=torch.float64)
+    box = limits.around(x)
+    assert torch.equal(box.lower[:, :4], x[:, :4])
+    assert torch.equal(box.upper[:, :4], x[:, :4])
+    assert box.can_move[0].tolist() == [False] * 4 + [True, True, False]
+    assert torch.equal(limits.project(x, x + 0.7, box)[:, :4], x[:, :4])
+    # Saving excludes paying back, but wants schooling.
+    assert box.widest[0].nonzero().flatten().tolist() == [5]
+    school = torch.zeros_like(box.may_act)
+    school[:, 3] = True
+    schooled = replace(box, given=school)
+    assert schooled.widest[0].nonzero().flatten().tolist() == [4]
+
+
+def test_sums_bind_what_follows() -> None:
+    limits, x = by_level(), torch.tensor([WORKER, WORKER], dtype=torch.float64)
+    reached = x.clone()
+    # 8 - 10 = -2 today; 10 at most.
+    reached[0, 6], reached[1, 6] = -4.0, -4.1
+    assert limits.can_exist(x, reached).tolist() == [True, False]
+    assert (limits.room(x, reached) >= 0).tolist() == [True, False]
+    beyond = x.clone()
+    beyond[:, 6] = -10.0
+    reached = beyond.clone()
+    reached[1, 5] += 0.1
+    assert limits.can_exist(beyond, beyond).all()
+    assert limits.can_exist(beyond, reached).tolist() == [True, False]

@@ -18,6 +18,7 @@ from carma.problem import Problem
 from carma.recourse.carma import CarmaSettings
 from carma.recourse.published import PublishedSettings
 from carma.recourse.status import Status
+from carma.rules import ActionRules, SumLimit, TimeLink
 from carma.schema import Feature, Schema
 from carma.training import TrainingSettings
 
@@ -49,6 +50,8 @@ def test_the_complete_example_is_read_whole() -> None:
     )
     assert problem.schema.actionable == ("income", "savings")
     assert problem.schema.graph.parents("income") == ("job", "age")
+    assert problem.schema.rules == ActionRules(requires=[("savings", "income")])
+    assert problem.schema["savings"].moves == (("none", "some"), ("some", "plenty", 1.5))
     assert problem.data == Path("people.csv")
     assert problem.classifier.hidden == (16,)
     assert problem.solver.training.batch_size == 128
@@ -66,6 +69,9 @@ def test_the_complete_example_shows_every_key_of_a_feature() -> None:
     "part",
     [
         Feature,
+        ActionRules,
+        SumLimit,
+        TimeLink,
         AdditiveNoiseSettings,
         ClassifierSettings,
         FlowSettings,
@@ -78,7 +84,7 @@ def test_the_complete_example_shows_every_key_of_a_feature() -> None:
     ],
 )
 def test_every_key_is_documented(part: Any) -> None:
-    elsewhere = {"name", "training", "features", "graph"}
+    elsewhere = {"name", "training", "features", "graph", "rules"}
     assert {entry.name for entry in fields(part)} - elsewhere <= _documented()
 
 

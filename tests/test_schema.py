@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ role = "actionable"
 [features.savings]
 kind = "integer"
 """
+
+MOVED: dict[str, Any] = {"kind": "nominal", "levels": ("a", "b", "c"), "role": "actionable"}
 
 
 def problem(*features: Feature, edges: Any = (), **settings: Any) -> Schema:
@@ -118,6 +121,25 @@ def test_codes_number_the_levels(schemas: SearchStrategy[Schema], data: st.DataO
         ({"cost_weight": True}, "'cost_weight' must be a finite number above 0"),
         ({"unit": 3}, "'unit' must be a string"),
         ({"missing": "drop"}, "'missing' must be refuse, impute or pass; got 'drop'"),
+        ({"role": "actionable", "moves": ((0, 1),)}, "absent unless the feature has levels"),
+        ({"kind": "binary", "moves": ((0, 1),)}, "levels and is actionable"),
+        (MOVED | {"moves": 3}, "'moves' must be a list; got 3"),
+        (MOVED | {"moves": "ab"}, "'moves' must be a list, not text"),
+        (MOVED | {"moves": ("ab",)}, "'moves' must be a list, not text; got 'ab'"),
+        (MOVED | {"moves": (1,)}, "'moves' must be a list; got 1"),
+        (MOVED | {"moves": (("a",),)}, r"list \[from, to\] or .*; got \['a'\]"),
+        (MOVED | {"moves": (("a", "b", 1, 2),)}, r"list \[from, to\] or \[from, to, cost\]"),
+        (MOVED | {"moves": (("a", "d"),)}, r"of levels \['a', 'b', 'c'\]; got \['a', 'd'\]"),
+        (MOVED | {"moves": (("a", "a"),)}, r"join two different levels.*; got \['a', 'a'\]"),
+        (MOVED | {"moves": (("a", "b"), ("a", "b", 2))}, "different levels, each pair once"),
+        (MOVED | {"moves": (("a", "b", 0),)}, "have a finite cost above 0"),
+        (MOVED | {"moves": (("a", "b", float("inf")),)}, "have a finite cost above 0"),
+        (MOVED | {"moves": (("a", "b", True),)}, "have a finite cost above 0"),
+        (MOVED | {"moves": (("a", "b", "1"),)}, "have a finite cost above 0"),
+        (
+            MOVED | {"kind": "ordinal", "moves": (("a", "b"),), "direction": "up"},
+            "'direction' must be any where 'moves' are given; got 'up'",
+        ),
     ],
 )
 def test_every_rule_of_a_feature(settings: dict[str, Any], message: str) -> None:
@@ -333,3 +355,40 @@ def test_missing_values_are_declared_in_the_file() -> None:
     assert [feature.missing for feature in schema.features] == ["impute", "refuse"]
     assert Schema.from_toml(schema.to_toml()) == schema
     assert "missing" not in Schema.from_toml(SMALL).to_toml()
+
+
+def test_moves_and_their_costs() -> None:
+    free, none = Feature("job", **MOVED), math.inf
+    assert [list(row) for row in free.move_costs] == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    listed: Any = [("a", "c"), ["c", "b", 0.5]]
+    few = Feature("job", **MOVED, moves=listed)
+    assert few.moves == (("a", "c"), ("c", "b", 0.5))
+    costs = [[0, none, 1], [none, 0, none], [none, 0.5, 0]]
+    assert [list(row) for row in few.move_costs] == costs
+
+
+def test_switches_are_set_level_by_level() -> None:
+    features = (
+        Feature("job", **MOVED),
+        Feature("origin", "nominal", levels=("here", "there")),
+        Feature("member", "binary", role="actionable"),
+        Feature("plan", "binary", role="actionable", moves=((0, 1),)),
+        Feature("income", role="actionable"),
+    )
+    schema = problem(*features)
+    assert [f.name for f in schema.switches] == ["job", "plan"]
+    assert [f.is_switch for f in features] == [True, False, False, True, False]
+
+
+def test_moves_in_a_problem_file() -> None:
+    schema = Schema.from_toml("""
+        [graph]
+        [features.school]
+        kind = "ordinal"
+        levels = [1, 2, 3]
+        role = "actionable"
+        moves = [[1, 2], [1, 3, 2.5]]
+        """)
+    assert schema["school"].moves == ((1, 2), (1, 3, 2.5))
+    assert Schema.from_toml(schema.to_toml()) == schema
+    assert schema.to_dict()["features"]["school"]["moves"] == [[1, 2], [1, 3, 2.5]]

@@ -69,12 +69,16 @@ if TYPE_CHECKING:
     from carma.recourse.published import PublishedSettings as PublishedSettings
     from carma.recourse.result import RecourseResult as RecourseResult
     from carma.recourse.status import Status as Status
+    from carma.rules import ActionRules as ActionRules
+    from carma.rules import SumLimit as SumLimit
+    from carma.rules import TimeLink as TimeLink
     from carma.schema import Feature as Feature
     from carma.schema import Schema as Schema
     from carma.training import TrainingSettings as TrainingSettings
 
 _HOMES = {
     "AbsoluteCost": "carma.costs",
+    "ActionRules": "carma.rules",
     "AdditiveNoiseModel": "carma.models.anm",
     "AdditiveNoiseSettings": "carma.models.anm",
     "BlackBoxClassifier": "carma.classifiers.black_box",
@@ -115,6 +119,8 @@ _HOMES = {
     "SquaredCost": "carma.costs",
     "Status": "carma.recourse.status",
     "StructuralCausalModel": "carma.models.scm",
+    "SumLimit": "carma.rules",
+    "TimeLink": "carma.rules",
     "TorchClassifier": "carma.classifiers.torch_module",
     "TotalLogShift": "carma.costs",
     "TrainingSettings": "carma.training",
@@ -141,6 +147,7 @@ _HOMES = {
 
 __all__ = [
     "AbsoluteCost",
+    "ActionRules",
     "AdditiveNoiseModel",
     "AdditiveNoiseSettings",
     "BlackBoxClassifier",
@@ -181,6 +188,8 @@ __all__ = [
     "SquaredCost",
     "Status",
     "StructuralCausalModel",
+    "SumLimit",
+    "TimeLink",
     "TorchClassifier",
     "TotalLogShift",
     "TrainingSettings",

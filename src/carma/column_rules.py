@@ -98,10 +98,15 @@ class ColumnRules:
         Returns:
             The same shape; every set is allowed.
         """
-        masks = masks.clone()
+        # What cannot stay in any case must not keep out what it excludes.
+        masks = self._complete(masks.clone())
         for group in self._exclusive:
             chosen = masks[..., group]
             masks[..., group] = chosen & (chosen.cumsum(dim=-1) == 1)
+        return self._complete(masks)
+
+    def _complete(self, masks: Tensor) -> Tensor:
+        """Drop, in place, what lacks a condition or the rest of its group."""
         # Dropping one feature may take another one's condition away.
         for _ in range(len(self._requires) + len(self._together)):
             for action, also in self._requires:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -275,7 +275,7 @@ class PlanLimits:
         Args:
             x: Factual rows, shape ``(n, d)``.
             intervention: The actions, without what time moves.
-            limits: The boxes.
+            limits: The boxes; with ``given``, they count the actions that are left besides it.
 
         Returns:
             Shape ``(n,)``, bool.
@@ -287,7 +287,13 @@ class PlanLimits:
         if self._has_grid:
             allowed &= self._exists(x, values)
         free = mask & ~self._by_level
-        permitted = (allowed | ~free).all(dim=1) & limits.allows(free)
+        permitted = (allowed | ~free).all(dim=1)
+        if limits.given is None:
+            # Moves between levels count, too; otherwise they have been counted.
+            if limits.max_actions is not None:
+                permitted &= mask[:, self.encoding.actions].sum(dim=1) <= limits.max_actions
+            limits = replace(limits, given=mask & self._by_level)
+        permitted &= limits.allows(free)
         for feature, rows, is_open in self._switches:
             where = self.encoding.block(feature.name)
             to = self.encoding.level(values, feature)

@@ -69,13 +69,14 @@ class TimeLink:
 
     action: str
     moves: str
-    takes: float | tuple[float, ...]
+    takes: float | Sequence[float]
 
     def __post_init__(self) -> None:
         is_list = isinstance(self.takes, Sequence) and not isinstance(self.takes, str)
         times: Any = tuple(self.takes) if is_list else (self.takes,)  # type: ignore[arg-type]
         rule = "be a finite number of at least 0, or one for each level that never falls"
-        if not all(_is_finite(t) and t >= 0 for t in times) or list(times) != sorted(times):
+        are_times = times and all(_is_finite(t) and t >= 0 for t in times)
+        if not are_times or list(times) != sorted(times):
             raise SchemaError.of("TimeLink", "takes", rule, self.takes)
         taken = tuple(float(t) for t in times)
         object.__setattr__(self, "takes", taken if is_list else taken[0])
@@ -102,11 +103,11 @@ class ActionRules:
         ([['rent', 'buy']], True)
     """
 
-    requires: tuple[tuple[str, str], ...] = ()
-    together: tuple[tuple[str, ...], ...] = ()
-    exclusive: tuple[tuple[str, ...], ...] = ()
-    sums: tuple[SumLimit, ...] = field(default=())
-    time: tuple[TimeLink, ...] = field(default=())
+    requires: Sequence[Sequence[str]] = ()
+    together: Sequence[Sequence[str]] = ()
+    exclusive: Sequence[Sequence[str]] = ()
+    sums: Sequence[SumLimit] = field(default=())
+    time: Sequence[TimeLink] = field(default=())
 
     def __post_init__(self) -> None:
         for argument in ("requires", "together", "exclusive"):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from carma import (
+    ActionRules,
     Carma,
     CarmaSettings,
     CausalFlow,
@@ -39,6 +40,8 @@ from carma import (
     SquaredCost,
     Status,
     StructuralCausalModel,
+    SumLimit,
+    TimeLink,
     TrainingSettings,
     fit_classifier,
     linear,
@@ -53,6 +56,7 @@ from carma.errors import BundleError, ConstraintError, NotFittedError, TableErro
 from carma.recourse.lessons import wishful
 from carma.recourse.plans import Plans
 from carma.recourse.target import People
+from carma.table import Encoding
 
 QUICK = TrainingSettings(epochs=10, batch_size=64, learning_rate=2e-2)
 # The laws hold however little is searched.
@@ -171,10 +175,65 @@ def mixed_world() -> World:
     return world(flow, classifier, x[:200], x[200:])
 
 
+MOVES = Schema(
+    (
+        Feature("job", "nominal", levels=("clerk", "cook", "nurse"), role="actionable"),
+        Feature(
+            "school",
+            "ordinal",
+            levels=("none", "basic", "full"),
+            role="actionable",
+            cost_weight=0.5,
+            moves=(("none", "basic"), ("none", "full", 3), ("basic", "full", 1.5)),
+        ),
+        Feature("savings", bounds=(0, 40), role="actionable", direction="up"),
+        Feature("debt", bounds=(0, 40), role="actionable", direction="down"),
+        Feature("rent", bounds=(0, 40), role="actionable"),
+        Feature("age", "integer", bounds=(18, 70)),
+        Feature("income"),
+    ),
+    CausalGraph.from_parents(
+        {"income": ["job", "school", "age"]},
+        ("job", "school", "savings", "debt", "rent", "age", "income"),
+    ),
+    rules=ActionRules(
+        requires=[("debt", "savings")],
+        exclusive=[("job", "school"), ("savings", "rent")],
+        sums=[SumLimit({"savings": 1, "income": -0.5}, 8)],
+        time=[TimeLink("school", "age", (0, 1.5, 4))],
+    ),
+)
+
+
+def moves_world() -> World:
+    """Features that are set level by level, and rules between actions."""
+    rng = np.random.default_rng(0)
+    n = 300
+    job, school, age = rng.integers(0, 3, n), rng.integers(0, 3, n), rng.integers(18, 68, n)
+    wage = np.array([10, 9, 14])[job]
+    table = pd.DataFrame(
+        {
+            "job": np.array(["clerk", "cook", "nurse"])[job],
+            "school": np.array(["none", "basic", "full"])[school],
+            "savings": np.clip(8 + 4 * rng.normal(size=n), 0, 40),
+            "debt": np.clip(10 + 5 * rng.normal(size=n), 0, 40),
+            "rent": np.clip(12 + 4 * rng.normal(size=n), 0, 40),
+            "age": age,
+            "income": wage + 2 * school + 0.1 * age + 1.5 * rng.normal(size=n),
+        }
+    )
+    settings = FlowSettings(hidden=(8,), training=QUICK, alternatives=3)
+    flow = CausalFlow(MOVES, settings).fit(table, progress=False).to_float64()
+    weights = [0.0, 0.3, 1.0, 0.8, 0.2, -0.15, -0.15, -0.02, 0.25]
+    x = flow.encoding.encode(table)
+    return world(flow, logistic(MOVES, weights, -3.5), x[:200], x[200:])
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "chain": chain_world,
     "loan": loan_world,
     "mixed": mixed_world,
+    "moves": moves_world,
     "random": random_world,
 }
 
@@ -254,6 +313,19 @@ class Case:
     @property
     def has_plan(self) -> Tensor:
         return self.plans.has_plan
+
+    @property
+    def acts(self) -> Tensor:
+        """Columns of what the plans act on, without what time moves, shape ``(n, d)``."""
+        encoding = self.solver.encoding
+        acts = torch.zeros_like(self.plans.mask)
+        for name in self.solver.schema.actionable:
+            acts[:, encoding.block(name)] = self.plans.mask[:, encoding.block(name)]
+        return acts
+
+    @property
+    def n_actions(self) -> Tensor:
+        return self.plans.mask[:, self.solver.encoding.actions].sum(dim=1)
 
     @property
     def is_single_pass(self) -> bool:
@@ -341,12 +413,30 @@ def test_plans_set_what_may_be_set_to_values_that_may_be_had(case: Case) -> None
             column = case.solver.encoding.column(feature.name)
             if not plans.mask[person, column]:
                 continue
+            if feature.name == "age" and schema.rules.time:
+                assert case.acts[person].any()
+                continue
             assert feature.role == "actionable"
+            if feature.is_switch:
+                encoding, rows = case.solver.encoding, (x[person], plans.values[person])
+                one, other = (int(encoding.level(row, feature)) for row in rows)
+                assert one != other
+                assert math.isfinite(feature.move_costs[one][other])
+                continue
             own, value = float(x[person, column]), float(plans.values[person, column])
             assert allowed_values(case, feature, own)(value), (feature.name, own, value)
     limit = getattr(getattr(case.solver, "settings", None), "max_actions", None)
     if limit is not None:
-        assert int(plans.mask.sum(dim=1).max()) <= limit
+        assert int(case.n_actions.max()) <= limit
+    rules, encoding = case.solver.limits.rules, case.solver.encoding
+    assert rules.allow(plans.mask).all()
+    for limit in schema.rules.sums:
+        before, after = (
+            sum(w * t[:, encoding.column(name)] for name, w in limit.of.items())
+            for t in (x, plans.counterfactual)
+        )
+        assert isinstance(before, Tensor)
+        assert (after <= before.clamp(min=limit.at_most) + 1e-6).all()
 
 
 def test_what_follows_can_exist(case: Case) -> None:
@@ -389,6 +479,11 @@ def test_cost_is_the_one_cost(case: Case) -> None:
     by_hand = torch.zeros(len(x), dtype=torch.float64)
     for name in schema.actionable:
         i = case.solver.encoding.column(name)
+        if schema[name].is_switch:
+            own, to = (case.solver.encoding.level(t, schema[name]) for t in (x, plans.values))
+            price = torch.tensor(schema[name].move_costs, dtype=torch.float64)[own, to]
+            by_hand += 2 * schema[name].cost_weight * price / len(schema.actionable)
+            continue
         spread = statistics.std[i] * (statistics.maximum[i] - statistics.minimum[i])
         moved = torch.where(plans.mask[:, i], plans.values[:, i] - x[:, i], 0.0)
         by_hand += schema[name].cost_weight * moved.square() / spread / len(schema.actionable)
@@ -419,7 +514,10 @@ def test_every_number_is_one_but_the_cost_of_no_plan(case: Case) -> None:
     assert (validity[case.world.is_accepted] == 1).all()
     known = validity[case.has_plan]
     if case.is_single_pass or isinstance(case.solver, (PublishedCarma, GridOracle)):
-        assert torch.isnan(known).all()
+        # Of moves alone it is known.
+        by_level = case.solver.encoding.moved_by_level
+        has_numbers = (case.acts & ~by_level)[case.has_plan].any(dim=1)
+        assert torch.isnan(known[has_numbers]).all()
     else:
         # Whoever believes in the model alone may be more likely wrong than right.
         least = 0.5 if isinstance(case.solver, Carma) else 0.0
@@ -463,10 +561,26 @@ def narrow(case: Case, seed: int) -> Limits:
     generator = torch.Generator().manual_seed(seed)
     down, up, choice = (torch.rand(x.shape, generator=generator).double() for _ in range(3))
     width = case.world.model.statistics_.std
+    encoding = case.solver.encoding
     stays = choice < 0.15
     lower = torch.where(stays, x, x - 2 * down * width)
     upper = torch.where(stays, x, x + 2 * up * width)
-    return Limits(lower, upper, choice < 0.75)
+    far = torch.where(encoding.moved_by_level, torch.inf, 0.0)
+    return Limits(lower - far, upper + far, whole(encoding, choice < 0.75))
+
+
+def whole(encoding: Encoding, may_act: Tensor) -> Tensor:
+    """All columns of a feature as its first."""
+    first = [encoding.block(encoding.schema.features[i].name).start for i in encoding.owners]
+    return may_act[:, first]
+
+
+def assert_inside(case: Case, limits: Limits) -> None:
+    x, plans = case.world.x, case.plans
+    assert not (case.acts & ~limits.may_act).any()
+    slack = 1e-9 * (1 + x.abs())
+    inside = (plans.values >= limits.lower - slack) & (plans.values <= limits.upper + slack)
+    assert (inside | ~case.acts | case.solver.encoding.moved_by_level).all()
 
 
 def test_personal_limits_hold(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,11 +588,8 @@ def test_personal_limits_hold(case: Case, monkeypatch: pytest.MonkeyPatch) -> No
     plans = case.solver.solve(x, limits)
     if not case.is_single_pass:
         assert plans.has_plan.any()
-    assert not (plans.mask & ~limits.may_act).any()
-    slack = 1e-9 * (1 + x.abs())
-    inside = (plans.values >= limits.lower - slack) & (plans.values <= limits.upper + slack)
-    assert (inside | ~plans.mask).all()
     narrowed = replace(case, plans=plans)
+    assert_inside(narrowed, limits)
     test_plans_set_what_may_be_set_to_values_that_may_be_had(narrowed)
     test_a_plan_is_accepted_under_the_belief_of_its_solver(narrowed)
     test_accepted_people_need_nothing(narrowed)
@@ -503,7 +614,8 @@ def test_who_can_move_nothing_is_beyond_help(case: Case) -> None:
     far = torch.full_like(x, torch.inf)
     for limits in (
         Limits(-far, far, ~everything(x)),
-        Limits(x, x, everything(x)),
+        # Moves between levels know no box.
+        Limits(x, x, everything(x) & ~case.solver.encoding.moved_by_level),
         Limits(-far, far, everything(x) & False, torch.ones(len(x), dtype=torch.long)),
     ):
         menus = case.solver.menu(x, limits, n_plans=2)
@@ -531,18 +643,16 @@ def wishes(case: Case, seed: int) -> Wishes:
     wished = wishful(people, encoding.actionable, draws)
     most = torch.randint(1, len(encoding.actionable) + 1, (len(w.x),), generator=draws)
     assert wished.weights is not None
-    return Wishes(replace(wished.limits, max_actions=most), wished.weights)
+    may_act = whole(encoding, wished.limits.may_act)
+    return Wishes(replace(wished.limits, max_actions=most, may_act=may_act), wished.weights)
 
 
 def assert_wishes_hold(case: Case, wish: Wishes) -> None:
     """The plans of the case keep to the wishes, and to all that holds without any."""
     x, plans, limits = case.world.x, case.plans, wish.limits
     assert limits.max_actions is not None
-    assert not (plans.mask & ~limits.may_act).any()
-    assert (plans.mask.sum(dim=1) <= limits.max_actions).all()
-    slack = 1e-9 * (1 + x.abs())
-    inside = (plans.values >= limits.lower - slack) & (plans.values <= limits.upper + slack)
-    assert (inside | ~plans.mask).all()
+    assert_inside(case, limits)
+    assert (case.n_actions <= limits.max_actions).all()
     again = case.solver.cost(x, plans.mask, plans.values, wish.weights)
     torch.testing.assert_close(plans.cost[case.has_plan], again[case.has_plan], rtol=1e-12, atol=0)
     test_plans_set_what_may_be_set_to_values_that_may_be_had(case)
@@ -573,9 +683,12 @@ def test_a_menu_offers_plans_that_differ_and_cost_more_and_more(
     assert len(menus) == 3
     best = case.solver.solve(*asked)
     if case.name in LOOKS_FURTHER:
-        # More sets are tried for a menu, so its first plan may be a better one.
-        assert menus[0].status.tolist() == best.status.tolist()
-        assert (menus[0].cost <= best.cost * (1 + 1e-6))[best.has_plan].all()
+        # More sets are tried for a menu, so its first plan may be a better one. With moves, it may
+        # be a surer one, for people for whom nothing sure was found without a search.
+        assert (menus[0].has_plan | ~best.has_plan).all()
+        alike = menus[0].status == best.status
+        assert alike.all() or case.solver.schema.switches
+        assert (menus[0].cost <= best.cost * (1 + 1e-6))[best.has_plan & alike].all()
     elif case.name != "carma-single":
         assert_same_answers(menus[0], best)
         assert torch.equal(menus[0].mask, best.mask)
@@ -600,7 +713,8 @@ def test_a_menu_offers_plans_that_differ_and_cost_more_and_more(
             # There is no third plan without a second one.
             assert earlier.has_plan[offered].all()
             assert (earlier.cost <= plans.cost)[offered].all()
-            assert (earlier.mask & ~plans.mask)[offered].any(dim=1).all()
+            spared = replace(case, plans=earlier).acts & ~part.acts
+            assert spared[offered].any(dim=1).all()
     if case.name in ("exact", "carma") and not wish:
         assert menus[1].has_plan.any()
 

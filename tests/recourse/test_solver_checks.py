@@ -19,6 +19,7 @@ from carma import (
     Feature,
     FlowSettings,
     Intervention,
+    PublishedCarma,
     Schema,
     Solver,
     Status,
@@ -191,13 +192,16 @@ def test_something_must_be_actionable(linear: LinearClassifier) -> None:
         Carma(fitted(schema, {"a": [1.0, 2.0, 4.0], "b": [0.0, 1.0, 0.5]}), classifier)
 
 
-def test_carma_needs_a_number_to_set(linear: LinearClassifier) -> None:
+@pytest.mark.parametrize("kind", [Carma, PublishedCarma])
+def test_policies_need_a_number_to_set(
+    kind: type[Carma | PublishedCarma], linear: LinearClassifier
+) -> None:
     job = Feature("job", "nominal", levels=("clerk", "cook"), role="actionable")
     schema = root_only(Feature("a"), job)
     classifier = linear(schema, [1.0, 0.0, 1.0], 0.0)
     model = fitted(schema, {"a": [1.0, 2.0, 4.0], "job": ["cook", "clerk", "cook"]})
     with pytest.raises(SchemaError, match="have an actionable feature that is set to a number"):
-        Carma(model, classifier)
+        kind(model, classifier)
 
 
 def fitted(schema: Schema, table: dict[str, list[Any]]) -> CausalFlow:

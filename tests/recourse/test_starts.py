@@ -19,6 +19,12 @@ def test_only_the_columns_asked_for_move_inside_the_unit_box(count: int) -> None
     assert ((inside >= 0) & (inside <= 1)).all()
 
 
+def test_without_columns_nothing_moves() -> None:
+    assert torch.equal(
+        spread_evenly(4, torch.tensor([], dtype=torch.long), 3), torch.zeros(4, 3).double()
+    )
+
+
 def test_the_same_at_every_call_whatever_is_drawn_in_between() -> None:
     columns = torch.tensor([0, 2])
     state = torch.random.get_rng_state()

@@ -249,6 +249,10 @@ class Solver(ABC):
             for start in track(starts, self.kind, total=len(starts), show=show):
                 rows = slice(start, start + self.at_once)
                 box = self._around(x[rows])
+                if len(self._switches) and self._most_actions is not None:
+                    # Moves between levels are actions, too.
+                    most = torch.full((len(x[rows]),), self._most_actions)
+                    box = replace(box, max_actions=most)
                 if limits is not None:
                     box = box.narrowed(limits[rows])
                 factors = None if weights is None else weights[rows]
@@ -280,6 +284,16 @@ class Solver(ABC):
     @abstractmethod
     def _propose(self, people: People, n_plans: int) -> Proposal:
         """Propose plans for rejected people; several where ``n_plans`` asks for them."""
+
+    @property
+    def _own_status(self) -> Status:
+        """Of plans that are told without one."""
+        return self.found
+
+    @property
+    def _most_actions(self) -> int | None:
+        """Features at most that any plan acts on; ``None`` is no limit."""
+        return None
 
     def _around(self, x: Tensor) -> Limits:
         """The box in which plans are sought and accepted."""
@@ -348,7 +362,12 @@ class Solver(ABC):
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
     ) -> tuple[Plans, Tensor]:
         """Add plans that start with moves between levels; whose each plan is."""
-        least = plans.cost.nan_to_num(torch.inf).view(len(people), -1).amin(dim=1)
+        cost = plans.cost.nan_to_num(torch.inf)
+        if self.validity is not None:
+            # A surer plan may cost more.
+            is_short = plans.expected_validity < self.validity - ROUNDING
+            cost = torch.where(is_short, torch.inf, cost)
+        least = cost.view(len(people), -1).amin(dim=1)
         worlds, whose = self._switches.worlds(people, self._switches.open_to(people))
         given = worlds.given
         assert given is not None  # noqa: S101
@@ -369,12 +388,14 @@ class Solver(ABC):
         is_sure, uncertainty = self._standing(worlds, surplus)
         is_allowed = worlds.limits.keeps_rules(torch.zeros_like(worlds.x, dtype=torch.bool))
         found, owners = [plans], [owner]
-        alone = (is_allowed & (surplus >= 0)).nonzero().squeeze(1)
+        # A search keeps its margin; what falls short of sure is ranked, or taken as it comes.
+        is_enough = is_sure if self.found is Status.SEARCHED else surplus >= 0
+        alone = (is_allowed & is_enough).nonzero().squeeze(1)
         if len(alone):
             some, tried = worlds[alone], torch.ones_like(alone)
             doubt = None if uncertainty is None else uncertainty[alone]
             proposal = Proposal(Intervention.none(some.x), tried, uncertainty=doubt)
-            found.append(self._answered(some, proposal, before[whose[alone]]))
+            found.append(self._answered(some, proposal, before[whose[alone]], is_alone=True))
             owners.append(whose[alone])
         rest = (~(is_allowed & is_sure)).nonzero().squeeze(1)
         if len(rest):
@@ -459,12 +480,20 @@ class Solver(ABC):
         nothing = torch.zeros_like(people.x, dtype=torch.bool)
         return aim.surplus(people, nothing, people.x) >= 0, None
 
-    def _answered(self, people: People, proposal: Proposal, before: Tensor) -> Plans:
-        """What passes of a proposal, and why the rest does not; those of one person together."""
+    def _answered(
+        self, people: People, proposal: Proposal, before: Tensor, *, is_alone: bool = False
+    ) -> Plans:
+        """What passes of a proposal, and why the rest does not; those of one person together.
+
+        With ``is_alone``, moves between levels are the whole plan; otherwise a proposal that sets
+        nothing on top of them stands for "found none".
+        """
         do = proposal.intervention
         each = len(do.mask) // max(1, len(people))
         many = people if each == 1 else people.repeated(each)
         is_empty = ~(do.mask & many.limits.can_move).any(dim=1)
+        if is_alone:
+            is_empty = torch.zeros_like(is_empty)
         # In decimals, unless that is what makes a plan fail.
         told = self.limits.said(many.x, do.values, many.limits)
         said = many.do(do.mask, told)
@@ -482,8 +511,6 @@ class Solver(ABC):
             logit[fails] = self.classifier.logit(seen[fails])
         acts = Intervention(do.mask, told)
         if many.given is not None:
-            is_empty &= ~many.given.mask.any(dim=1)
-            # Moves alone, or with what was proposed on top of them.
             values = torch.where(many.given.mask, many.given.values, told)
             acts = Intervention(do.mask | many.given.mask, values)
         do = said
@@ -491,19 +518,24 @@ class Solver(ABC):
         verdict = self._verdict(people, proposal, before)
         passed = proposal.status
         if passed is None:
-            passed = torch.full((len(do.mask),), self.found.code)
+            passed = torch.full((len(do.mask),), self._own_status.code)
+        validity = torch.full_like(probability, torch.nan)
+        if proposal.uncertainty is not None:
+            validity = proposal.uncertainty.validity(self.classifier.decision.ahead(logit))
+        if self.validity is not None and many.given is not None:
+            # After moves, people may stand past the threshold by less than what is in doubt.
+            is_empty |= many.given.mask.any(dim=1) & (validity < EVEN)
         status = self._judge(many, acts, passed, reached, probability)
         # Setting what cannot be moved is no plan.
         status = torch.where(is_empty, verdict.repeat_interleave(each), status)
         status[~torch.isfinite(before).repeat_interleave(each)] = Status.UNDEFINED.code
         works = (status == passed) & ~is_empty
         kept = do.mask & works[:, None]
-        validity = torch.full_like(probability, torch.nan)
-        if proposal.uncertainty is not None:
-            ahead = self.classifier.decision.ahead(logit)
-            validity = proposal.uncertainty.validity(ahead)
         price = self.cost(many.x, do.mask, do.values, many.weights)
         first = before if each == 1 else before.repeat_interleave(each)
+        # Told once for all plans of a person, who may have plans from several proposals.
+        tried = torch.zeros_like(status)
+        tried[::each] = proposal.n_evaluations
         return Plans(
             status,
             kept,
@@ -513,7 +545,7 @@ class Solver(ABC):
             first,
             torch.where(works, probability, first),
             torch.where(works, validity.to(probability.dtype), torch.nan),
-            proposal.n_evaluations.repeat_interleave(each),
+            tried,
         )
 
     def _ranked(
@@ -523,20 +555,23 @@ class Solver(ABC):
         n = len(x)
         rank = plans.cost.nan_to_num(torch.inf)
         if self.validity is not None:
-            # What is not sure enough comes after all that is.
+            # What is not sure enough is for those only who have nothing that is.
             is_short = plans.expected_validity < self.validity - ROUNDING
-            rank = torch.where(is_short, UNSURE + rank, rank)
+            has_sure = torch.zeros(n, dtype=torch.bool)
+            has_sure[owner[torch.isfinite(rank) & ~is_short]] = True
+            rank = torch.where(is_short & has_sure[owner], torch.inf, rank)
         if n_plans == 1:
             return [plans[lowest(rank, owner, n, 1)]]
         sizes = torch.bincount(owner, minlength=n)
         each = int(sizes.max())
-        place = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
+        nth = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
         row = torch.zeros(n, each, dtype=torch.long)
         cost = torch.full((n, each), torch.inf, dtype=rank.dtype)
-        row[owner, place], cost[owner, place] = torch.arange(len(owner)), rank
+        row[owner, nth], cost[owner, nth] = torch.arange(len(owner)), rank
         order = cost.argsort(dim=1, stable=True)
         cost, row = cost.gather(1, order), row.gather(1, order)
-        mask = plans.mask[row]
+        # What passing time moves is no action.
+        mask = plans.mask[row][..., self.encoding.actions]
         within = ~(mask[:, :, None] & ~mask[:, None]).any(dim=3)
         earlier = torch.ones(each, each, dtype=torch.bool).triu(1)
         works = torch.isfinite(cost)
@@ -625,5 +660,5 @@ def _in_order(parts: list[Plans], owners: list[Tensor]) -> tuple[Plans, Tensor]:
 # than the best plan are given up.
 FAR, HOPE = 1e6, 1.3
 TINY = 1e-6
-# Cost that ranks plans which are not sure enough behind all that are; rounding of a probability.
-UNSURE, ROUNDING = 1e9, 1e-6
+# Moves that more likely fail than hold are no plan; rounding of a probability.
+EVEN, ROUNDING = 0.5, 1e-6

@@ -310,11 +310,14 @@ class Carma(Solver):
             plans = self._refinement.best(people, drafts, margin, n_plans)
             effort = torch.full((len(people),), self._refinement.effort(count, n_plans))
             mask = plans.mask & torch.isfinite(plans.cost)[:, None]
-            own = Status.REFINED if settings.refine_steps else Status.AMORTIZED
-            status = torch.full((len(mask),), own.code)
+            status = torch.full((len(mask),), self._own_status.code)
             verdict = torch.full((len(people),), Status.NOT_FOUND.code)
             do = Intervention(mask, plans.values)
             return Proposal(do, effort, verdict, status, plans.uncertainty)
+
+    @property
+    def _own_status(self) -> Status:
+        return Status.REFINED if self.settings.refine_steps else Status.AMORTIZED
 
     @property
     def _usual_rate(self) -> float:

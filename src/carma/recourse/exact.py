@@ -19,7 +19,7 @@ from carma.recourse.base import Solver
 from carma.recourse.best_first import BestFirst, LocalModel
 from carma.recourse.candidates import Candidates, Found
 from carma.recourse.descent import PUSHES
-from carma.recourse.doubt import Doubt
+from carma.recourse.doubt import Doubt, Uncertainty
 from carma.recourse.linear import LinearSearch
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.proposal import Proposal
@@ -175,6 +175,10 @@ class ExactSolver(Solver):
         return self.settings.margin
 
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
+
+    @property
+    def _most_actions(self) -> int | None:
+        return self.settings.max_actions
 
     def _propose(self, people: People, n_plans: int) -> Proposal:
         # No slope can be had through tensors that were made in inference mode.
@@ -356,6 +360,11 @@ class ExactSolver(Solver):
         ends = self.classifier.bounds(*self.limits.reachable(at, moves, follows))
         return self._bare_target.is_missed(*ends)
 
+    def _standing(self, people: People, surplus: Tensor) -> tuple[Tensor, Uncertainty | None]:
+        is_sure, _ = super()._standing(people, surplus)
+        nothing = torch.zeros_like(people.x, dtype=torch.bool)
+        return is_sure, self._doubt.of(people, nothing, people.x)
+
     def _may_follow(self, may_act: Tensor) -> Tensor:
         """Columns that may move when others are set, shape of ``may_act``."""
         return (may_act.double() @ self.encoding.reach_weights) > 0
@@ -367,6 +376,9 @@ class ExactSolver(Solver):
         follows = self.encoding.reachability[:, self._columns].any(dim=1)
         is_bounded = bool((follows & self.limits.is_bounded).any())
         is_known = self.cost.is_quadratic and not is_bounded and not self.limits.has_grid
+        rules, numbers = self.limits.rules, set(self._columns.tolist())
+        # Limits on sums bend the set of plans, and time the effect of a value.
+        is_known &= not rules.bind_sums and not any(a in numbers for a, _ in rules.timed)
         if effects is None or weights is None or not is_known:
             return None
         return LinearSearch(target, self.cost, effects, weights[0])

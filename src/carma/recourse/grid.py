@@ -120,6 +120,10 @@ class GridOracle(Solver):
     def _fit(self, x: Tensor, progress: bool | None) -> None:  # noqa: ARG002
         self._range = torch.stack([x.amin(0), x.amax(0)])
 
+    @property
+    def _most_actions(self) -> int | None:
+        return self.settings.max_actions
+
     def _around(self, x: Tensor) -> Limits:
         return (self.limits if self.settings.bounded else self._declared).around(x)
 
@@ -212,11 +216,12 @@ class GridOracle(Solver):
         n_actions = torch.stack([position > 0 for position in choice]).sum(dim=0)
         most = self.settings.max_actions or len(sizes)
         price[:, (n_actions == 0) | (n_actions > most)] = torch.inf
-        if people.limits.rules is not None and people.limits.rules.bind_sets:
+        limits = people.limits
+        if limits.max_actions is not None or limits.rules is not None:
             masks = torch.zeros(len(codes), people.x.shape[1], dtype=torch.bool)
             for column, position in zip(self.encoding.actionable, choice, strict=True):
                 masks[:, column] = position > 0
-            allowed = people.limits.keeps_rules(masks.expand(len(people), -1, -1))
+            allowed = limits.allows(masks.expand(len(people), -1, -1))
             price[~allowed] = torch.inf
         return price
 

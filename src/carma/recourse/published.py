@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from carma.classifiers.base import Classifier
 from carma.costs import Cost
-from carma.errors import NotFittedError, SettingsError
+from carma.errors import NotFittedError, SchemaError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.base import Solver
@@ -181,6 +181,9 @@ class PublishedCarma(Solver):
         cost: See ``Solver``.
         settings: See ``PublishedSettings``.
 
+    Raises:
+        SchemaError: No actionable feature is set to a number.
+
     Attributes:
         history_: Loss, held-out score and multiplier of every epoch.
 
@@ -217,6 +220,9 @@ class PublishedCarma(Solver):
         super().__init__(causal_model, classifier, cost=cost)
         self.settings = settings or PublishedSettings()
         self._columns = self.encoding.actionable
+        if not len(self._columns):
+            rule = "have an actionable feature that is set to a number; ExactSolver needs none"
+            raise SchemaError.of("PublishedCarma", "schema", rule, self.schema.actionable)
         # Latents of a column are next to each other.
         self._n_each = causal_model.n_latents // self.encoding.n_columns
         self._latents = (
@@ -315,7 +321,8 @@ class PublishedCarma(Solver):
 
     def _divergence(self, logits: Tensor) -> Tensor:
         """KL of the masks' Bernoulli probabilities from their priors, ``(n,)``."""
-        weights = torch.tensor([self.cost.weights[n] for n in self.schema.actionable])
+        names = [self.encoding.columns[i] for i in self._columns.tolist()]
+        weights = torch.tensor([self.cost.weights[n] for n in names])
         prior = (self.settings.prior / weights).clamp(max=0.99)
         p = torch.sigmoid(logits)
         on = nn.functional.logsigmoid(logits) - prior.log()

@@ -29,6 +29,8 @@ def spread_evenly(count: int, columns: Tensor, n_columns: int) -> Tensor:
         torch.Size([2, 3])
     """
     shares = torch.zeros(count, n_columns, dtype=torch.float64)
+    if not len(columns):
+        return shares
     engine: Any = torch.quasirandom.SobolEngine
     draws = engine(len(columns), scramble=True, seed=0)
     shares[:, columns] = draws.draw(count).double()

@@ -44,7 +44,8 @@ def plot_changes(result: RecourseResult, *, title: str = "What plans change") ->
         unit = f" ({feature.unit})" if feature.unit else ""
         name = feature.name.replace("_", " ")
         axis = grid.start(name, x=f"change{unit}", y="people")
-        chosen = acted[:, i]
+        # What passing time moves is set, too, but nobody acts on it.
+        chosen = acted[:, i] & (feature.role == "actionable")
         followed = ~chosen & (np.abs(shift[:, i]) > 0)
         low, high = np.quantile(shift[:, i], [0.002, 0.998])
         pad = 0.04 * (high - low) or 0.5

@@ -41,7 +41,7 @@ from carma.table import Encoding, Statistics
 
 __all__ = ["Bundle", "load", "load_bundle", "save"]
 
-FORMAT = 3
+FORMAT = 4
 PARTS = ("causal_model", "classifier", "cost", "solver")
 SOLVERS: dict[str, type[Solver]] = {
     solver.kind: solver

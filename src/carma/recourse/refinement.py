@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -135,6 +136,8 @@ class Refinement:
         may_win = walks.best_cost < plans.worth[owner]
         may_win[top] = False
         rows = may_win.nonzero().squeeze(1)
+        if not self._doubt.is_cheap:
+            rows = rows[lowest(walks.best_cost[rows], owner[rows], n, 1)]
         if len(rows) and self._doubt.n_alternatives:
             plans = plans.or_better(self._secured(walks.of(rows)), owner[rows])
         if self._neighbours is not None and self._steps:
@@ -254,12 +257,13 @@ class Refinement:
         is_sure = torch.isfinite(cost)
         rows = is_sure.nonzero().squeeze(1)
         ahead = walks.best_surplus if people.aim is None else walks.best_surplus + people.aim
-        for turn in range(ROUNDS + 1 if self._doubt.n_alternatives else 0):
+        rounds = ROUNDS if self._doubt.is_cheap else 1
+        for turn in range(rounds + 1 if self._doubt.n_alternatives else 0):
             margin = uncertainty[rows].margin(self._quantile)
             is_short = ahead[rows] < margin
             is_sure[rows] = ~is_short
             rows, margin = rows[is_short], margin[is_short]
-            if not len(rows) or turn == ROUNDS:
+            if not len(rows) or turn == rounds:
                 break
             further = walks.of(rows)
             further.aim_at(self._aim(margin))
@@ -284,23 +288,27 @@ class Refinement:
         rows = (torch.isfinite(plans.cost) & ~plans.is_sure).nonzero().squeeze(1)
         if not len(rows):
             return plans
-        bare, mask, k = replace(people[rows], aim=None), plans.mask[rows], len(LENGTHS)
-        many, wide = bare.repeated(k), mask.repeat_interleave(k, 0)
-        start, each = plans.values[rows], torch.arange(len(rows))
-        length = torch.tensor(LENGTHS, dtype=start.dtype)
-        trial = self._longer(many, wide, start.repeat_interleave(k, 0), length.repeat(len(rows)))
-        is_enough, validity = (t.view(-1, k) for t in self._measured(many, wide, trial))
-        works = is_enough.any(dim=1)
-        place = torch.where(works, is_enough.int().argmax(dim=1), validity.argmax(dim=1))
-        best = trial.view(len(rows), k, -1)[each, place]
-        low, high = length[(place - 1).clamp(min=0)], length[place]
+        bare, mask, start = replace(people[rows], aim=None), plans.mask[rows], plans.values[rows]
+        best = start.clone()
+        _, validity = self._measured(bare, mask, start)
+        low, high = torch.ones(2, len(rows), dtype=start.dtype).unbind(0)
+        works = torch.zeros(len(rows), dtype=torch.bool)
+        for before, length in pairwise((1.0, *LENGTHS)):
+            at = (~works).nonzero().squeeze(1)
+            if not len(at):
+                break
+            trial = self._longer(bare[at], mask[at], start[at], torch.full_like(low[at], length))
+            is_enough, reached = self._measured(bare[at], mask[at], trial)
+            better = is_enough | (reached > validity[at])
+            best[at[better]], validity[at[better]] = trial[better], reached[better]
+            low[at[is_enough]], high[at[is_enough]] = before, length
+            works[at] = is_enough
         for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            trial = self._longer(bare, mask, start, middle)
-            is_short_enough = works & self._measured(bare, mask, trial)[0]
-            best = torch.where(is_short_enough[:, None], trial, best)
-            high = torch.where(is_short_enough, middle, high)
-            low = torch.where(is_short_enough, low, middle)
+            at, middle = works.nonzero().squeeze(1), (low + high) / 2
+            trial = self._longer(bare[at], mask[at], start[at], middle[at])
+            is_enough = self._measured(bare[at], mask[at], trial)[0]
+            best[at[is_enough]], high[at[is_enough]] = trial[is_enough], middle[at[is_enough]]
+            low[at[~is_enough]] = middle[at[~is_enough]]
         plans.values[rows] = best
         plans.cost[rows] = self._cost(bare.x, mask, best, bare.weights)
         plans.is_sure[rows] = works
@@ -346,7 +354,7 @@ HOPEFUL = 1.5
 # How often the margin is measured anew, and the steps to it.
 ROUNDS, STEPS = 3, 2
 # Lengths at which plans that draws make unsure are tried, and halvings between two of them.
-LENGTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0)
+LENGTHS = (1.2, 1.5, 2.0, 3.0, 5.0)
 HALVINGS = 3
 # Further than the margin, as it grows on the way; and than rounding can undo.
 SAFETY = 0.03

@@ -368,7 +368,7 @@ def test_an_unknown_kind_of_part_is_refused(part: str, saved: Path) -> None:
 def test_another_format_is_refused(version: Any, saved: Path) -> None:
     manifest, tensors = unpacked(saved)
     manifest["format"] = version
-    with pytest.raises(BundleError, match="'format' must have format 3"):
+    with pytest.raises(BundleError, match="'format' must have format 4"):
         reload(saved.with_name("v.carma"), packed(manifest, tensors))
 
 

@@ -23,6 +23,7 @@ START, END = "<!-- results: start -->", "<!-- results: end -->"
 COLUMNS = (
     ("n_people", "people", ".0f"),
     ("verified", "verified %", ".1f"),
+    ("n_searched", "searched", ".0f"),
     ("coverage_of_search", "of the search's %", ".1f"),
     ("validity", "causal validity %", ".1f"),
     ("agreement", "second model %", ".1f"),
@@ -84,8 +85,10 @@ def cell(group: list[dict[str, Any]], key: str, pattern: str) -> str:
 
 def machine(records: list[dict[str, Any]]) -> str:
     """What the numbers were measured with."""
-    asked = sorted({(r["people"], r["rows"] or "all") for r in records}, key=str)
-    people = "; ".join(f"{n} people at most, {rows} rows" for n, rows in asked)
+    asked = sorted(
+        {(r["people"], r["search_people"], r["rows"] or "all") for r in records}, key=str
+    )
+    people = "; ".join(f"{n} people at most, {k} of searches, {rows} rows" for n, k, rows in asked)
     machines = ", ".join(sorted({r["machine"] for r in records}))
     threads = ", ".join(sorted({str(r["threads"]) for r in records}))
     return f"Asked for: {people}. Machine: {machines}; threads while solving: {threads}."

@@ -139,8 +139,7 @@ def run(
     causal_model = problem.new_causal_model().fit(past)
     carma = problem.new_solver(causal_model, classifier).fit(past)
 
-    probability = classifier.probability(classifier.encoding.encode(new)).numpy()
-    is_accepted = probability >= schema.threshold
+    is_accepted = classifier.accepts(classifier.encoding.encode(new)).numpy()
     people = new[~is_accepted]
     result = carma.recommend(people)
     accuracy = balanced_accuracy_score(new[schema.outcome] == schema.favourable, is_accepted)
@@ -169,8 +168,8 @@ def main() -> None:
     if has_plan:
         print(f"Cost x 100: {metrics.cost_x100:.2f}; features acted on: {metrics.actions:.2f}")
         print(
-            f"Mean chance after the plan: {metrics.probability:.1%} (accepted from "
-            f"{outcome.schema.threshold:.0%}; what is above it is paid for)\n"
+            f"Mean chance after the plan: {metrics.probability:.1%} "
+            f"({outcome.classifier.decision.say()}; what is above it is paid for)\n"
         )
         print(result.explain(has_plan[0]))
     print(f"\nFitted and answered in {seconds:.0f} s. All of it holds under the graph in use.")

@@ -48,8 +48,8 @@ def run(problem: Problem, table: pd.DataFrame, classifier_name: str, n_people: i
     causal_model = problem.new_causal_model().fit(past)
     carma = problem.new_solver(causal_model, classifier).fit(past)
 
-    probability = classifier.probability(classifier.encoding.encode(new)).numpy()
-    people = new[probability < classifier.threshold].head(n_people)
+    is_rejected = classifier.rejects(classifier.encoding.encode(new)).numpy()
+    people = new[is_rejected].head(n_people)
     result = carma.recommend(people)
     return Outcome(classifier, people, result, evaluate(result, carma.cost))
 

@@ -26,7 +26,7 @@ from carma.problem import Problem
 from carma.recourse.result import RecourseResult
 
 TAIWAN = "taiwan_credit"
-PEOPLE = 4
+PEOPLE, SEARCHED = 4, 3
 
 
 def quick(name: str) -> Problem:
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def arena(folder: Path) -> RealArena:
-    return RealArena(load_real(TAIWAN, folder), quick(TAIWAN), "logistic", n_people=PEOPLE)
+    return RealArena(load_real(TAIWAN, folder), quick(TAIWAN), "logistic", PEOPLE, SEARCHED)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,6 +87,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
         ["logistic"],
         folder=folder,
         people=PEOPLE,
+        search_people=SEARCHED,
         problem=quick,
         progress=False,
     )
@@ -95,10 +96,11 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_records_hold_every_field_and_are_json(records: dict[str, dict[str, Any]]) -> None:
     assert list(records) == ["exact", "carma", "noncausal"]
-    for record in records.values():
+    for method, record in records.items():
         assert set(record) == set(REAL_FIELDS)
         assert json.loads(json.dumps(record, allow_nan=False)) == record
-        assert record["n_people"] == PEOPLE
+        assert record["n_people"] == (PEOPLE if method == "carma" else SEARCHED)
+        assert record["n_searched"] == SEARCHED
         assert record["violations"] == 0 == record["lost_in_file"]
         assert 0 <= record["verified"] <= record["coverage"] <= 100
 
@@ -118,6 +120,7 @@ def test_finished_records_are_skipped(folder: Path, records: dict[str, dict[str,
         ["logistic"],
         folder=folder,
         people=PEOPLE,
+        search_people=SEARCHED,
         problem=quick,
         done=done,
         progress=False,
@@ -178,6 +181,7 @@ def test_wrong_names_and_numbers_are_refused_before_any_fit(folder: Path, tmp_pa
         ({"classifiers": []}, "'classifiers' must name at least one"),
         ({"people": 0}, "'people' must be at least 1"),
         ({"rows": 3}, "'rows' must be at least 20"),
+        ({"search_people": 0}, "'search_people' must be at least 1"),
     ):
         with pytest.raises(SettingsError, match=message):
             compare_real(**{"folder": folder, **options})  # type: ignore[arg-type]
@@ -192,20 +196,57 @@ def test_the_command_measures_and_goes_on_later(
     monkeypatch.setattr("carma.evaluation.real_comparison._own_problem", quick)
     out = tmp_path / "real.jsonl"
     words = f"benchmark --datasets {TAIWAN} --methods exact --classifier logistic --people 3"
+    words += " --search-people 2"
     words += f" --data-dir {folder} --json {out}"
     first = CliRunner().invoke(app, words.split())
     assert first.exit_code == 0, first.output
     assert "1 new records" in first.output
     assert "Real tables" in first.output
     assert "0 new records" in CliRunner().invoke(app, words.split()).output
-    assert len(out.read_text().splitlines()) == 1
+    (line,) = out.read_text().splitlines()
+    assert json.loads(line)["n_people"] == 2
 
 
 def test_the_command_refuses_a_mixture(folder: Path) -> None:
     for words, message in (
         (f"--datasets real loan --data-dir {folder}", "'datasets' must be of south_german_credit"),
         ("--datasets loan --classifier mlp", "'--classifier' must be left out"),
+        ("--datasets loan --search-people 9", "'--search-people' must be left out"),
     ):
         found = CliRunner().invoke(app, ["benchmark", *words.split()])
         assert isinstance(found.exception, SettingsError)
         assert message in str(found.exception)
+
+
+def test_adult_with_gaps_goes_through_moves_and_years_included(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A made-up Adult: managers and doctors earn more, and some cells are empty."""
+    schema = Problem.from_toml(problem_file("adult")).schema
+    draws, n = np.random.default_rng(0), 400
+    table = pd.DataFrame(
+        {
+            f.name: draws.choice(list(f.levels), n) if f.has_levels else draws.integers(20, 60, n)
+            for f in schema.features
+        }
+    )
+    good = 0.6 * table["education_num"] + 4 * (table["occupation"] == "Exec-managerial")
+    table["income"] = np.where(good + draws.normal(0, 1, n) > 6.5, ">50K", "<=50K")
+    for name in ("workclass", "occupation", "native_country"):
+        table[name] = table[name].astype(object).mask(draws.random(n) < 0.1)
+    table.to_csv(tmp_path / FILES["adult"], index=False)
+    adult = RealArena(load_real("adult", tmp_path), quick("adult"), "logistic", 20, 1)
+    record = measure_real(adult, REAL_METHODS["carma"])
+    assert record["violation_rules"] == {}
+    assert record["lost_in_file"] == 0
+    assert record["verified"] == record["coverage"] > 0
+    asked = adult.people
+    assert asked[["workclass", "occupation", "native_country"]].isna().any(axis=None)
+    plans = adult.answers(adult.carma).to_frame()
+    plans = plans[plans["cost"].notna()]
+    studies = plans["do_education_num"].notna()
+    own = asked.loc[plans.index]
+    years = (plans["after_education_num"] - own["education_num"]).where(studies, 0)
+    assert (plans["after_age"] - own["age"] == years).all()
+    assert studies.any()
+    assert plans[["do_workclass", "do_occupation"]].notna().any(axis=None)

@@ -63,3 +63,4 @@ def test_some_columns_in_any_shape_are_what_they_are_among_all() -> None:
     tensors = scores.as_tensors()
     again = Scores(Statistics.of(x), **tensors)
     assert torch.equal(again(x, range(3)), whole)
+    assert scores(x[:0], range(3)).shape == (0, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,12 @@ import torch
 from carma import CausalGraph, Feature, FlowSettings, Schema, TrainingSettings, evaluate
 from carma.benchmarks import load
 from carma.classifiers.network import Input, NetworkClassifier
+from carma.decision import Decision
 from carma.errors import NotFittedError
+from carma.evaluation.violations import violations
 from carma.models.flow import CausalFlow
 from carma.recourse.dice import Dice, DiceSettings, _from_dice, _to_dice
+from carma.rules import ActionRules
 from carma.table import Encoding
 
 pytest.importorskip("dice_ml")
@@ -110,3 +114,39 @@ def test_it_believes_that_nothing_follows() -> None:
     metrics = evaluate(result, data.cost, true_model=data.scm, classifier=classifier)
     assert metrics.causal_validity is not None
     assert metrics.causal_validity < 100
+
+
+def test_it_varies_levels_as_far_as_moves_allow_and_rules_are_checked() -> None:
+    moves = (("cook", "clerk"), ("clerk", "judge"))
+    features = [replace(SCHEMA["job"], role="actionable", moves=moves), *SCHEMA.features[1:]]
+    schema = replace(SCHEMA, features=tuple(features))
+    bound = replace(schema, rules=ActionRules(exclusive=(("job", "income"),)))
+    asked, counts = people().head(10), []
+    for problem in (schema, bound):
+        weights = torch.tensor([[0.0, 2.0, 4.0, 0.1, -0.01, 0.1]])
+        inputs = [Input(i) for i in range(6)]
+        classifier = NetworkClassifier(problem, inputs, [weights], [torch.tensor([-1.2])])
+        quick = FlowSettings(training=TrainingSettings(epochs=1), alternatives=0)
+        rows = people()
+        rows.loc[0, "job"] = "judge"
+        flow = CausalFlow(problem, quick).fit(rows)
+        dice = Dice(flow, classifier).fit(rows)
+        result = dice.recommend(asked)
+        frame = result.to_frame()
+        frame = frame[result.plans.has_plan.numpy()]
+        acts = frame["do_job"].notna()
+        steps = zip(asked.loc[frame.index[acts], "job"], frame["do_job"][acts], strict=True)
+        assert acts.sum() > 0
+        assert set(steps) <= set(moves)
+        assert violations(problem, asked, frame).empty
+        counts.append((acts & frame["do_income"].notna()).sum())
+    assert counts[0] > 0 == counts[1]
+
+
+def test_a_band_has_two_edges_for_it_too() -> None:
+    dice = solver()
+    band = dice.classifier.deciding(Decision(at_least=0.5, at_most=0.6))
+    result = Dice(dice.causal_model, band).fit(people()).recommend(people().head(12))
+    after = result.plans.probability_after[result.plans.has_plan]
+    assert len(after) >= 3
+    assert ((after >= 0.5) & (after <= 0.6)).all()

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 import torch
 
-from carma import Carma, CarmaSettings, CausalFlow, ExactSolver, FlowSettings, TrainingSettings
+from carma import (
+    Carma,
+    CarmaSettings,
+    CausalFlow,
+    CausalGraph,
+    ExactSolver,
+    Feature,
+    FlowSettings,
+    Schema,
+    TrainingSettings,
+)
 from carma.benchmarks import Benchmark, load
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.interventions import Intervention
 from carma.recourse.yardstick import least_cost_as_sure
+from carma.rules import ActionRules, TimeLink
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +65,36 @@ def test_without_a_plan_there_is_nothing_to_compare(
     nothing = Intervention(torch.zeros_like(x, dtype=torch.bool), x)
     least = least_cost_as_sure(ExactSolver(*parts, cost=data.cost), x, nothing, 0.99)
     assert least.isnan().all()
+
+
+def test_it_makes_moves_between_levels_and_lets_time_pass() -> None:
+    job = Feature("job", "nominal", levels=("cook", "clerk", "judge"), role="actionable")
+    schema = Schema(
+        (
+            replace(job, moves=(("cook", "clerk"), ("clerk", "judge", 0.5))),
+            Feature("school", role="actionable"),
+            Feature("age"),
+        ),
+        CausalGraph(("job", "school", "age")),
+        rules=ActionRules(time=(TimeLink("school", "age", 1),)),
+    )
+    rows = pd.DataFrame(
+        {"job": ["cook", "clerk"] * 30, "school": range(60), "age": range(60)}
+    ).astype({"school": float, "age": float})
+    quick = FlowSettings(training=TrainingSettings(epochs=1), alternatives=0)
+    flow = CausalFlow(schema, quick).fit(rows)
+    inputs = [Input(i) for i in range(flow.encoding.n_columns)]
+    # A clerk is better off than a cook, a judge than a clerk; years of schooling cost age.
+    weights = [torch.tensor([[0.0, 2.0, 4.0, 0.1, -0.1]])]
+    classifier = NetworkClassifier(schema, inputs, weights, [torch.tensor([-1.0])])
+    search = ExactSolver(flow, classifier)
+    x = flow.encoding.encode(rows.head(1))
+    found = search.solve(x)
+    assert found.mask[0, :3].all()
+    least = least_cost_as_sure(search, x, Intervention(found.mask, found.values), 0.99)
+    assert torch.allclose(least, found.cost)
+    dearer = Intervention(found.mask.clone(), found.values.clone())
+    dearer.mask[:, 3:], dearer.values[:, 3:] = True, torch.tensor([9.0, 9.0]).double()
+    assert torch.allclose(least_cost_as_sure(search, x, dearer, 0.99), found.cost)
+    nobody = Intervention(torch.zeros_like(found.mask), x)
+    assert least_cost_as_sure(search, x, nobody, 0.99).isnan().all()

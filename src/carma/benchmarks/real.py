@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -61,11 +60,12 @@ class RealBenchmark:
     @cached_property
     def cost(self) -> SquaredCost:
         """Cost on the scale of the past."""
-        statistics = Statistics.of(self.encoded("recourse"), self.encoding)
+        past = self.encoded("recourse")
+        statistics = Statistics.of(past[self.encoding.complete(past)], self.encoding)
         return SquaredCost(self.encoding, statistics)
 
     def encoded(self, part: str, split: Split = "train") -> Tensor:
-        """Rows of one part, shape ``(n, d)``, model space."""
+        """Rows of one part, shape ``(n, d)``, model space; NaN in gaps."""
         return self.encoding.encode(self.frame(part, split))
 
     def frame(self, part: str, split: Split = "train") -> pd.DataFrame:
@@ -138,7 +138,7 @@ def read_real(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         folder: See ``data_folder``.
 
     Returns:
-        Of Adult, the rows without gaps, with two levels of ``native_country``; else the whole.
+        The whole; in Adult, ``native_country`` has two levels, and its gaps stay gaps.
 
     Raises:
         SettingsError: The name is unknown.
@@ -150,9 +150,9 @@ def read_real(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         raise FileError.of("real tables", "path", "be an existing file", str(path))
     table = pd.read_csv(path)
     if name == "adult":
-        table = table.dropna()
-        is_home = table["native_country"] == "United-States"
-        table["native_country"] = np.where(is_home, "United-States", "elsewhere")
+        country = table["native_country"]
+        is_elsewhere = country.notna() & (country != "United-States")
+        table["native_country"] = country.mask(is_elsewhere, "elsewhere")
     return table
 
 

@@ -249,6 +249,10 @@ def benchmark(
         Path | None,
         typer.Option(help="Folder of the real tables; without it, what CARMA_DATA names."),
     ] = None,
+    search_people: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of real tables: people asked of searches; without it, 20."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare recourse methods: the same people, classifier, causal model and cost."""
@@ -266,6 +270,7 @@ def benchmark(
         progress=_progress(quiet),
         classifiers=classifier,
         folder=data_dir,
+        search_people=search_people,
     )
     # Where nobody looks on, a table of this width is better left whole.
     _show(report, as_json=False, quiet=quiet, width=None if sys.stdout.isatty() else 300)

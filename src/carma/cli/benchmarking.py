@@ -39,17 +39,23 @@ def run(
     progress: bool | None,
     classifiers: Sequence[str] | None = None,
     folder: Path | None = None,
+    search_people: int | None = None,
 ) -> Report:
     """Measure what the file lacks; the table covers all that it holds of the same kind."""
     sets = _words(datasets) if datasets else list(NAMES)
     if any(name in (REAL, *REAL_NAMES) for name in sets):
         sets = [n for name in sets for n in (REAL_NAMES if name == REAL else (name,))]
-        asked = people, margin, rows
+        real_asked = people, margin, rows, 20 if search_people is None else search_people
         decide = _words(classifiers) if classifiers else ["mlp"]
         wanted = list(dict.fromkeys(sets)), _words(methods or list(REAL_METHODS)), decide
         with _threads(threads):
-            return _on_real_tables(wanted, n_seeds, asked, folder, out, progress)
-    for option, given in (("--classifier", classifiers), ("--data-dir", folder)):
+            return _on_real_tables(wanted, n_seeds, real_asked, folder, out, progress)
+    only_real = {
+        "--classifier": classifiers,
+        "--data-dir": folder,
+        "--search-people": search_people,
+    }
+    for option, given in only_real.items():
         if given:
             rule = f"be left out: the sets are no real tables ({', '.join((REAL, *REAL_NAMES))})"
             raise SettingsError.of("carma benchmark", option, rule, str(given))
@@ -85,13 +91,13 @@ def run(
 def _on_real_tables(
     wanted: tuple[list[str], list[str], list[str]],
     n_seeds: int,
-    asked: tuple[int, float | None, int | None],
+    asked: tuple[int, float | None, int | None, int],
     folder: Path | None,
     out: Path | None,
     progress: bool | None,
 ) -> Report:
     """The same for real tables, whose records say other things."""
-    (sets, names, classifiers), (people, margin, rows) = wanted, asked
+    (sets, names, classifiers), (people, margin, rows, search_people) = wanted, asked
     file = None if out is None else RecordFile(out, RealKey)
     records = [] if file is None else file.records
     n_before = len(records)
@@ -104,6 +110,7 @@ def _on_real_tables(
         people=people,
         margin=margin,
         rows=rows,
+        search_people=search_people,
         done=set() if file is None else file.keys,
         progress=progress,
     ):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import pandas as pd
 import torch
@@ -48,6 +48,8 @@ class RealArena:
         problem: Settings of classifier, causal models and CARMA; their seed is the arena's.
         classifier_name: Of ``CLASSIFIERS``.
         n_people: People at most.
+        n_searched: The first so many of them at most are asked of a search.
+        progress: Of fits and answers; see ``track``.
 
     Attributes:
         seconds: How long the fits took, by part: ``classifier``, ``causal_model``, ``rival``,
@@ -58,6 +60,8 @@ class RealArena:
     problem: Problem
     classifier_name: str = "mlp"
     n_people: int = 500
+    n_searched: int = 20
+    progress: bool | None = False
     seconds: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _searched: dict[float, Plans] = field(default_factory=dict, init=False, repr=False)
 
@@ -89,37 +93,56 @@ class RealArena:
         return self._model("rival", "rival")
 
     @cached_property
+    def is_accepted(self) -> Tensor:
+        """Who of all that ask is accepted as they are, bool, shape ``(n,)``."""
+        asked = self.data.encoded("recourse", "test")
+        nothing = Intervention.none(asked)
+        return accepted(asked, nothing, self.causal_model, self.classifier)
+
+    @cached_property
     def people(self) -> pd.DataFrame:
         """The first rejected people of those who ask, original units.
 
         Raises:
             TableError: Nobody there is rejected.
         """
-        asked = self.data.frame("recourse", "test")
-        with torch.no_grad():
-            probability = self.classifier.probability(self.data.encoding.encode(asked))
-        rejected = asked[(probability < self.classifier.threshold).numpy()]
+        rejected = self.data.frame("recourse", "test")[~self.is_accepted.numpy()]
         if not len(rejected):
-            rule = f"hold somebody below the threshold {self.classifier.threshold}"
+            rule = f"hold somebody who is rejected ({self.classifier.decision.say()})"
             raise TableError.of("RealArena", "people", rule, 0)
         return rejected[: self.n_people]
 
     @cached_property
+    def searched_people(self) -> pd.DataFrame:
+        """Those of them that a search is asked about: searches take seconds each."""
+        return self.people[: self.n_searched]
+
+    @cached_property
     def training(self) -> Tensor:
-        """Rows of the past, for solvers that learn: shape ``(n, d)``, model space."""
-        return self.data.encoded("recourse")
+        """Rows of the past, gaps filled in, for solvers that learn: shape ``(n, d)``."""
+        return self.causal_model.impute(self.data.encoded("recourse"))
 
     @cached_property
     def carma(self) -> Carma:
-        """CARMA, fitted."""
+        """CARMA, fitted; its time includes that of filling in gaps."""
         settings = self.problem.solver
         if not isinstance(settings, CarmaSettings):
             settings = CarmaSettings(training=replace(settings.training, seed=self.seed))
         solver = Carma(self.causal_model, self.classifier, cost=self.cost, settings=settings)
-        return self._timed("carma", lambda: solver.fit(self.training, progress=False))
+        past = self.data.encoded("recourse")
+        return self._timed("carma", lambda: solver.fit(past, progress=self.progress))
+
+    def answers(self, solver: Solver) -> RecourseResult:
+        """What a method answers ``people``, or a search ``searched_people``."""
+        is_search = isinstance(solver, ExactSolver)
+        asked = self.searched_people if is_search else self.people
+        result = solver.recommend(asked, progress=self.progress)
+        if type(solver) is Search:
+            self._searched[solver.margin] = result.plans
+        return result
 
     def searched(self, margin: float = 0.0) -> Plans:
-        """What the search finds for everybody, on the same model, classifier and cost.
+        """What the search finds for ``searched_people``, on the same model, classifier and cost.
 
         Args:
             margin: Aim this far past the threshold, as a probability.
@@ -128,8 +151,8 @@ class RealArena:
             SettingsError: The margin leaves no probability to aim at.
         """
         if margin not in self._searched:
-            x = self.data.encoding.encode(self.people)
-            self._searched[margin] = _exact(self, margin).solve(x, progress=False)
+            x = self.data.encoding.encode(self.searched_people)
+            self._searched[margin] = _exact(self, margin).solve(x, progress=self.progress)
         return self._searched[margin]
 
     def least_cost(self, solver: Solver, result: RecourseResult) -> Tensor:
@@ -137,37 +160,38 @@ class RealArena:
 
         Args:
             solver: The method.
-            result: Its answers to ``people``.
+            result: Its answers.
 
         Returns:
-            Shape ``(n,)``; NaN where there is nothing to compare.
+            For ``searched_people``, shape ``(n,)``; NaN where there is nothing to compare.
         """
         if not isinstance(solver, Carma):
             return self.searched(solver.margin or 0.0).cost
-        do = Intervention(result.plans.mask, result.plans.values)
+        some = slice(len(self.searched_people))
+        x, do = _asked(result)
+        plans, validity = do.each(lambda t: t[some]), solver.settings.validity
         search = _exact(self, None)
-        return least_cost_as_sure(search, result.x, do, solver.settings.validity)
+        return least_cost_as_sure(search, x[some], plans, validity, progress=self.progress)
 
     def works(self, result: RecourseResult, causal_model: CausalModel | None = None) -> Tensor:
         """Who is accepted with the plan in the result, under a causal model: ``(n,)``, bool.
 
         Args:
-            result: For ``people``.
-            causal_model: By default the learned one.
+            result: Answers of a method.
+            causal_model: By default the learned one; it also fills in what is missing.
         """
-        plans = result.plans
-        do = Intervention(plans.mask, plans.values)
         model = causal_model or self.causal_model
-        return plans.has_plan & accepted(result.x, do, model, self.classifier)
+        return result.plans.has_plan & accepted(*_asked(result), model, self.classifier)
 
     def violations(self, result: RecourseResult) -> pd.DataFrame:
         """See ``carma.evaluation.violations``."""
-        return violations(self.data.schema, self.people, result.to_frame())
+        people = self.people.loc[result.index]
+        return violations(self.data.schema, people, result.to_frame())
 
     def _model(self, part: str, rows: str) -> CausalModel:
         model = self.problem.new_causal_model()
         table = self.data.frame(rows)
-        return self._timed(part, lambda: model.fit(table, progress=False))
+        return self._timed(part, lambda: model.fit(table, progress=self.progress))
 
     def _timed(self, part: str, fit: Callable[[], T]) -> T:
         start = time.perf_counter()
@@ -192,16 +216,34 @@ class RealMethod:
     make: Callable[[RealArena, float | None], Solver]
 
 
-def _exact(arena: RealArena, margin: float | None) -> ExactSolver:
+class Search(ExactSolver):
+    """The search, a few people at a time, so that a bar tells how far it is."""
+
+    at_once: ClassVar[int] = 4
+
+
+class NonCausalSearch(NonCausalOptimum):
+    """The same for the search of someone who knows no causes."""
+
+    at_once: ClassVar[int] = 4
+
+
+def _asked(result: RecourseResult) -> tuple[Tensor, Intervention]:
+    """People as they asked, with their gaps, and what their plans set."""
+    x = torch.where(result.missing, torch.nan, result.x)
+    return x, Intervention(result.plans.mask, result.plans.values)
+
+
+def _exact(arena: RealArena, margin: float | None) -> Search:
     settings = ExactSettings(margin=margin or 0.0)
     parts = arena.causal_model, arena.classifier
-    return ExactSolver(*parts, cost=arena.cost, settings=settings)
+    return Search(*parts, cost=arena.cost, settings=settings)
 
 
 def _non_causal(arena: RealArena, margin: float | None) -> Solver:
     settings = ExactSettings(margin=margin or 0.0)
     parts = arena.causal_model, arena.classifier
-    return NonCausalOptimum(*parts, cost=arena.cost, settings=settings)
+    return NonCausalSearch(*parts, cost=arena.cost, settings=settings)
 
 
 def _dice(arena: RealArena, method: str) -> Solver:

@@ -20,7 +20,6 @@ from carma.evaluation.metrics import evaluate
 from carma.evaluation.real_arena import REAL_METHODS, RealArena, RealMethod
 from carma.evaluation.survival import accepted, reread
 from carma.problem import Problem
-from carma.progress import track
 from carma.recourse.base import Solver
 from carma.recourse.carma import Carma
 from carma.table import labels
@@ -35,10 +34,12 @@ REAL_FIELDS = {
     "people": "people asked for",
     "margin_asked": "margin asked for; null: each method's own",
     "rows": "rows of the table; null: all",
+    "search_people": "people asked of searches, which take seconds each",
     "n_people": "rejected people measured",
     "coverage": "percent of people with a plan that the method believes in",
     "verified": "percent of people with a plan accepted under the learned causal model, without a "
     "violation, and after it was written to a file and read back",
+    "n_searched": "those of them whom the search was asked about, too",
     "coverage_of_search": "percent verified of the people for whom the search finds a plan",
     "validity": "percent of plans accepted under the learned causal model",
     "agreement": "percent of plans accepted under the rival, fitted on other rows",
@@ -79,9 +80,10 @@ class RealKey(NamedTuple):
         people: People asked for.
         margin: Margin asked for; ``None`` leaves each method its own.
         rows: Rows of the table; ``None`` for all.
+        search_people: People asked of searches.
 
     Example:
-        >>> key = RealKey("adult", "carma", "mlp", 0, 500, None, None)
+        >>> key = RealKey("adult", "carma", "mlp", 0, 500, None, None, 20)
         >>> RealKey.of(key.asked) == key
         True
     """
@@ -93,6 +95,7 @@ class RealKey(NamedTuple):
     people: int
     margin: float | None
     rows: int | None
+    search_people: int
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
@@ -114,8 +117,9 @@ class RealKey(NamedTuple):
         return dict(zip(NAMES, self, strict=True))
 
 
-NAMES = ("dataset", "method", "classifier", "seed", "people", "margin_asked", "rows")
-KINDS: tuple[Any, ...] = (str, str, str, int, int, int | float | None, int | None)
+ASKED = ("dataset", "method", "classifier", "seed", "people", "margin_asked")
+NAMES = (*ASKED, "rows", "search_people")
+KINDS: tuple[Any, ...] = (str, str, str, int, int, int | float | None, int | None, int)
 
 
 def compare_real(
@@ -128,6 +132,7 @@ def compare_real(
     people: int = 500,
     margin: float | None = None,
     rows: int | None = None,
+    search_people: int = 20,
     done: Collection[RealKey] = (),
     progress: bool | None = None,
     problem: Callable[[str], Problem] | None = None,
@@ -143,8 +148,10 @@ def compare_real(
         people: Rejected people of those who ask, the first so many.
         margin: Of the methods that search, as a probability; by default their own.
         rows: Rows of each table, drawn at random; by default all.
+        search_people: The first so many people are asked of searches: of the methods that search,
+            and of the search that the others are measured against.
         done: Keys of finished records: these are skipped.
-        progress: See ``track``.
+        progress: Of each fit and each method's answers; see ``track``.
         problem: From the name of a table to the settings of what is fitted; by default its
             problem file's.
 
@@ -175,12 +182,13 @@ def compare_real(
             rule = f"be of {', '.join(known)}" if unknown else "name at least one"
             raise SettingsError.of("compare", argument, rule, unknown[0] if unknown else given)
     least = [("seeds", seed, 0) for seed in seeds] + [("people", people, 1)]
+    least += [("search_people", search_people, 1)]
     least += [] if rows is None else [("rows", rows, LEAST_ROWS)]
     for argument, number, lowest in least:
         if number < lowest:
             raise SettingsError.of("compare", argument, f"be at least {lowest}", number)
     keys = (
-        RealKey(dataset, method, classifier, seed, people, margin, rows)
+        RealKey(dataset, method, classifier, seed, people, margin, rows, search_people)
         for dataset in datasets
         for classifier in classifiers
         for seed in seeds
@@ -211,26 +219,28 @@ def measure_real(
         fit_seconds = arena.seconds["carma"]
     else:
         start = time.perf_counter()
-        solver.fit(arena.training, progress=False)
+        solver.fit(arena.training, progress=arena.progress)
         fit_seconds = time.perf_counter() - start
     x = arena.data.encoding.encode(arena.people)
     solver.solve(x[:1])
     single = statistics.median(_seconds(solver, person) for person in torch.split(x[:SINGLE], 1))
-    result = solver.recommend(arena.people, progress=False)
+    result = arena.answers(solver)
     plans = result.plans
     works = arena.works(result)
     is_kept = accepted(*reread(result), arena.causal_model, arena.classifier)
     wrong = arena.violations(result)
-    is_wrong = torch.from_numpy(arena.people.index.isin(wrong["person"]))
+    is_wrong = torch.from_numpy(result.index.isin(wrong["person"]))
     verified = works & is_kept & ~is_wrong
     search = arena.searched()
+    some = slice(len(search.cost))
     metrics = evaluate(result, arena.cost)
-    price = torch.where(works, plans.cost, torch.nan)
+    price = torch.where(works, plans.cost, torch.nan)[some]
     return {
         "n_people": metrics.n_people,
         "coverage": metrics.coverage,
         "verified": _percent(verified),
-        "coverage_of_search": _percent(verified[search.has_plan]),
+        "n_searched": len(search.cost),
+        "coverage_of_search": _percent(verified[some][search.has_plan]),
         "validity": _percent(works[plans.has_plan]),
         "agreement": _percent(arena.works(result, arena.rival)[plans.has_plan]),
         "violations": len(wrong),
@@ -263,11 +273,11 @@ def _measured(
     progress: bool | None,
 ) -> Iterator[dict[str, Any]]:
     arenas: dict[tuple[str, str, int], RealArena] = {}
-    for key in track(keys, "benchmark", total=len(keys), show=progress):
+    for key in keys:
         place = key.dataset, key.classifier, key.seed
         try:
             if place not in arenas:
-                arenas = {place: _arena(key, folder, problem, list(arenas.values()))}
+                arenas = {place: _arena(key, folder, problem, list(arenas.values()), progress)}
             found = measure_real(arenas[place], REAL_METHODS[key.method], key.margin)
         except CarmaError as error:
             raise type(error)(f"{', '.join(map(str, place))}, {key.method}: {error}") from error
@@ -275,19 +285,25 @@ def _measured(
 
 
 def _arena(
-    key: RealKey, folder: Path, problem: Callable[[str], Problem], before: list[RealArena]
+    key: RealKey,
+    folder: Path,
+    problem: Callable[[str], Problem],
+    before: list[RealArena],
+    progress: bool | None,
 ) -> RealArena:
     """A new one, with the causal models of the last where only the classifier is another."""
+    asked = key.classifier, key.people, key.search_people, progress
     for last in before:
         if (last.data.name, last.seed) == (key.dataset, key.seed):
-            arena = RealArena(last.data, last.problem, key.classifier, key.people)
+            arena = RealArena(last.data, last.problem, *asked)
             # Cached properties: what is here is not fitted again.
             vars(arena).update(causal_model=last.causal_model, rival=last.rival)
+            vars(arena).update(training=last.training)
             arena.seconds.update({n: last.seconds[n] for n in ("causal_model", "rival")})
             return arena
     data = load_real(key.dataset, folder, seed=key.seed, rows=key.rows)
     settings = problem(key.dataset).with_seed(key.seed)
-    return RealArena(data, settings, key.classifier, key.people)
+    return RealArena(data, settings, *asked)
 
 
 def _own_problem(name: str) -> Problem:
@@ -301,11 +317,8 @@ def _seconds(solver: Solver, people: Tensor) -> float:
 
 
 def _accuracy(arena: RealArena) -> float:
-    table = arena.data.frame("recourse", "test")
-    is_good = labels(arena.data.schema, table)
-    with torch.no_grad():
-        probability = arena.classifier.probability(arena.data.encoding.encode(table))
-    is_right = (probability >= arena.classifier.threshold) == is_good
+    is_good = labels(arena.data.schema, arena.data.frame("recourse", "test"))
+    is_right = arena.is_accepted == is_good
     return float((is_right[is_good].double().mean() + is_right[~is_good].double().mean()) / 2)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
+from carma.column_rules import ColumnRules
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.result import RecourseResult
@@ -25,15 +26,26 @@ def accepted(
 ) -> Tensor:
     """Whether people are accepted once they have set what a plan asks for, shape ``(n,)``, bool.
 
+    Time that an action takes passes. Gaps are filled in by the causal model, but for those that
+    the classifier is to see.
+
     Args:
-        x: Factual rows, shape ``(n, d)``, model space.
+        x: Factual rows, shape ``(n, d)``, model space; NaN where a value is missing.
         intervention: What they do; with nothing set, it is about the rows as they are.
         causal_model: Tells what follows.
         classifier: Decides.
     """
+    encoding = causal_model.encoding
     with torch.no_grad():
-        reached = causal_model.counterfactual(x, intervention)
-        return classifier.probability(reached) >= classifier.threshold
+        own = causal_model.impute(x)
+        mask, values = ColumnRules(encoding).with_time(
+            own, intervention.mask, torch.where(intervention.mask, intervention.values, own)
+        )
+        reached = causal_model.counterfactual(own, Intervention(mask, values))
+        gaps = encoding.passed(x) & ~mask
+        if classifier.takes_gaps and bool(gaps.any()):
+            reached = encoding.derive(torch.where(gaps, torch.nan, reached))
+        return classifier.accepts(reached)
 
 
 def reread(result: RecourseResult) -> tuple[Tensor, Intervention]:
@@ -43,8 +55,9 @@ def reread(result: RecourseResult) -> tuple[Tensor, Intervention]:
         result: One plan a person.
 
     Returns:
-        The factual rows, shape ``(n, d)``, model space, and what the plans set, as the text says
-        it: as somebody would act who has nothing but the file.
+        The factual rows, shape ``(n, d)``, model space, with NaN for what was missing, and what
+        the plans set, as the text says it: as somebody would act who has nothing but the file.
+        What passing time moves is no action, and not among it; see ``accepted``.
 
     Example:
         >>> from carma import ClassifierSettings, ExactSolver, TrainingSettings, fit_classifier
@@ -59,7 +72,8 @@ def reread(result: RecourseResult) -> tuple[Tensor, Intervention]:
     """
     encoding = result.encoding
     schema = encoding.schema
-    people = _parsed(encoding, _through_text(encoding.decode(result.x)))
+    own = torch.where(result.missing, torch.nan, result.x)
+    people = _parsed(encoding, _through_text(encoding.decode(own)))
     plans = result.to_frame()
     told = _through_text(pd.DataFrame(plans, columns=[f"do_{n}" for n in schema.actionable]))
     after = people.copy()
@@ -86,6 +100,9 @@ def _through_text(frame: pd.DataFrame) -> pd.DataFrame:
 def _parsed(encoding: Encoding, text: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for feature in encoding.schema.features:
+        if feature.formula is not None:
+            # Computed anew: an action changes it.
+            continue
         found = [_value(feature, value) for value in text[feature.name]]
         is_text = any(isinstance(level, str) for level in feature.levels)
         columns[feature.name] = np.array(found, dtype=object) if is_text else found
@@ -93,6 +110,11 @@ def _parsed(encoding: Encoding, text: pd.DataFrame) -> pd.DataFrame:
 
 
 def _value(feature: Feature, text: str) -> Any:
-    if feature.has_levels:
-        return {str(level): level for level in feature.levels}[text]
-    return int(text) if feature.kind == "integer" else float(text)
+    if text == "" and "" not in feature.levels:
+        return None
+    if not feature.has_levels:
+        return int(float(text)) if feature.kind == "integer" else float(text)
+    said = {str(level): level for level in feature.levels}
+    # In a column with gaps, whole numbers are told as decimals.
+    said |= {str(float(v)): v for v in feature.levels if type(v) is int}
+    return said[text]

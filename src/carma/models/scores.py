@@ -103,4 +103,6 @@ class Scores:
         value = x[..., extreme].flatten(0, -2).T
         rise = 1 / self._std[[where[k] for k in extreme]][:, None]
         score = interpolate(self._knots[places], self._heights[places], value, rise)
-        return found.index_copy(-1, torch.tensor(extreme), score.T.view(*x.shape[:-1], -1))
+        return found.index_copy(
+            -1, torch.tensor(extreme), score.T.view(*x.shape[:-1], len(extreme))
+        )

@@ -113,8 +113,9 @@ class Solver(ABC):
             ClassifierError: The classifier gives NaN or one and the same probability.
         """
         x = rejected if isinstance(rejected, Tensor) else self.encoding.encode(rejected)
-        # Plans are learned as if nothing were missing, and checked as it is.
-        x = self._filled(x)
+        # Plans are learned from whom nothing is missing, or as if nothing were.
+        is_whole = ~x.isnan().any(dim=1)
+        x = x[is_whole] if 2 * int(is_whole.sum()) >= len(x) else self._filled(x)
         self.classifier.check_on(x)
         with torch.no_grad():
             is_rejected = self.classifier.rejects(x)

@@ -8,7 +8,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,7 @@ from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.base import Solver
+from carma.recourse.plans import Plans
 from carma.recourse.proposal import Proposal
 from carma.recourse.status import Status
 from carma.recourse.target import People
@@ -35,6 +36,8 @@ __all__ = ["Dice", "DiceSettings"]
 
 METHODS = ("random", "genetic")
 OUTCOME = "favourable outcome"
+# Share of a column's standard deviation that its rounding may take.
+NEAR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,16 @@ class DiceSettings:
 class Dice(Solver):
     """Diverse counterfactual explanations of the package ``dice-ml``, as plans.
 
-    DiCE may vary the actionable features within each person's own limits, and is asked about one
-    person at a time, as it takes ranges. It knows no causes: what it does not vary, it believes
-    to stay. Its numbers are moved to steps and levels; priced and checked they are like every
-    plan. Whether they hold where features have effects, is for ``evaluate`` to tell. Needs the
-    extra ``dice``.
+    DiCE may vary the actionable features within each person's own limits, with the moves between
+    levels that are open to them, and is asked about one person at a time, as it takes ranges. It
+    knows no causes: what it does not vary, it believes to stay. Nor does it know rules between
+    actions: plans that break one do not pass. Its numbers are moved to steps and levels; priced
+    and checked they are like every plan, and time that an action takes passes. Whether they hold
+    where features have effects, is for ``evaluate`` to tell. Needs the extra ``dice``.
 
     Args:
         causal_model: Gives schema and scale only.
-        classifier: Decides; DiCE sees its probability, moved so that the threshold is a half.
+        classifier: Decides; DiCE sees its probability, moved so that its edge is a half.
         cost: See ``Solver``.
         settings: See ``DiceSettings``.
 
@@ -124,9 +128,42 @@ class Dice(Solver):
             values[row * each : row * each + len(found)] = found
             effort[row] = self._oracle.n_asked
         many = people.repeated(each)
-        values = self.limits.project(many.x, values, many.limits)
+        # What it leaves alone, it rounds.
+        is_near = (values - many.x).abs() < NEAR * self.causal_model.statistics_.std
+        values = torch.where(is_near, many.x, values)
+        by_level = self.encoding.moved_by_level
+        on_grid = self.limits.project(many.x, values, many.limits)
+        values = torch.where(by_level, values, on_grid)
         mask = (values != many.x) & many.limits.may_act
+        for feature in self.schema.switches:
+            where = self.encoding.block(feature.name)
+            mask[:, where] = mask[:, where].any(dim=1, keepdim=True)
+        most = people.limits.max_actions
+        if most is not None:
+            n_actions = mask[:, self.encoding.actions].sum(dim=1)
+            mask &= (n_actions <= most.repeat_interleave(each))[:, None]
         return Proposal(Intervention(mask, values), effort)
+
+    def _answer(self, people: People, before: Tensor, n_plans: int) -> list[Plans]:
+        """DiCE moves levels itself: they are given where all else is checked."""
+        each = self.settings.examples
+        people = replace(people, u=self.causal_model.abduct(people.x))
+        proposal = self._propose(people, n_plans)
+        do, many = proposal.intervention, people.repeated(each)
+        moved = do.mask & self.encoding.moved_by_level
+        given = Intervention(moved, torch.where(moved, do.values, many.x))
+        many = replace(many, limits=replace(many.limits, given=moved), given=given)
+        numbers = Proposal(
+            Intervention(do.mask & ~moved, do.values),
+            proposal.n_evaluations.repeat_interleave(each),
+        )
+        plans = self._answered(many, numbers, before.repeat_interleave(each))
+        owner = torch.arange(len(people)).repeat_interleave(each)
+        return self._ranked(plans, owner, people.x, before, n_plans)
+
+    def _verdict(self, people: People, proposal: Proposal, before: Tensor) -> Tensor:  # noqa: ARG002
+        """DiCE proves nothing."""
+        return torch.full((len(before),), Status.NO_ACTION.code)
 
     def _follow(self, x: Tensor, intervention: Intervention, u: Tensor) -> Tensor:  # noqa: ARG002
         """Nothing but the values themselves: the method knows no effects."""
@@ -136,7 +173,7 @@ class Dice(Solver):
         """Counterfactuals of one person, shape ``(k, d)``, ``k`` at most ``examples``."""
         from raiutils.exceptions import UserConfigValidationException
 
-        ranges = self._ranges(limits)
+        ranges = self._ranges(x, limits)
         if not ranges:
             return x[:0]
         asked = _to_dice(self.encoding, x)
@@ -159,12 +196,18 @@ class Dice(Solver):
             return x[:0]
         return _from_dice(self.encoding, found)[: self.settings.examples]
 
-    def _ranges(self, limits: Limits) -> dict[str, Any]:
-        """What DiCE may vary, and how far, by feature."""
+    def _ranges(self, x: Tensor, limits: Limits) -> dict[str, Any]:
+        """What DiCE may vary of one person, and how far, by feature."""
         ranges: dict[str, Any] = {}
         can_move = limits.can_move[0]
         for name in self.schema.actionable:
             feature, where = self.schema[name], self.encoding.block(name)
+            if feature.is_switch:
+                costs = feature.move_costs[int(self.encoding.level(x, feature)[0])]
+                levels = [str(i) for i, price in enumerate(costs) if math.isfinite(price)]
+                if bool(limits.may_act[0, where.start]) and len(levels) > 1:
+                    ranges[name] = levels
+                continue
             if not bool(can_move[where].any()):
                 continue
             low, high = limits.lower[0, where.start].item(), limits.upper[0, where.start].item()
@@ -232,15 +275,14 @@ class _Oracle:
 
     def __init__(self, encoding: Encoding, classifier: Classifier) -> None:
         self._encoding, self._classifier = encoding, classifier
-        self._threshold = math.log(classifier.threshold / (1 - classifier.threshold))
         self.n_asked = 0
 
     def predict_proba(self, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Unfavourable and favourable, a half where the threshold is, shape ``(n, 2)``."""
+        """Unfavourable and favourable, a half on the decision's edge, shape ``(n, 2)``."""
         self.n_asked += len(frame)
         with torch.no_grad():
-            logit = self._classifier.logit(_from_dice(self._encoding, frame))
-        favourable = torch.sigmoid(logit - self._threshold).double().numpy()
+            ahead = self._classifier.ahead(_from_dice(self._encoding, frame))
+        favourable = torch.sigmoid(ahead).double().numpy()
         return np.stack([1 - favourable, favourable], axis=1)
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -100,8 +100,11 @@ class Switches:
         limits = replace(some.limits, given=given.mask)
         if limits.max_actions is not None:
             left = limits.max_actions - self._size[which]
-            may_act = limits.may_act & (left > 0)[:, None]
-            limits = replace(limits, max_actions=left.clamp(min=1), may_act=may_act)
+            # Whoever may do no more has no room for it.
+            has_room = (left > 0)[:, None]
+            lower = torch.where(has_room, limits.lower, some.x)
+            upper = torch.where(has_room, limits.upper, some.x)
+            limits = replace(limits, max_actions=left.clamp(min=1), lower=lower, upper=upper)
         moved = replace(some, limits=limits, given=given)
         nothing = torch.zeros_like(given.mask)
         start = self._follow(some.x, moved.do(nothing, some.x), some.u)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from carma.interventions import Intervention
+from carma.progress import track
 from carma.recourse.doubt import Doubt, quantile
 from carma.recourse.exact import ExactSolver
 from carma.recourse.target import People
@@ -16,7 +17,12 @@ __all__ = ["least_cost_as_sure"]
 
 
 def least_cost_as_sure(
-    search: ExactSolver, x: Tensor, plans: Intervention, validity: float
+    search: ExactSolver,
+    x: Tensor,
+    plans: Intervention,
+    validity: float,
+    *,
+    progress: bool | None = False,
 ) -> Tensor:
     """Least cost of going as far past the threshold as each plan has to.
 
@@ -26,9 +32,11 @@ def least_cost_as_sure(
 
     Args:
         search: Its causal model, classifier and cost.
-        x: Factual rows of rejected people, shape ``(n, d)``, model space.
+        x: Factual rows of rejected people, shape ``(n, d)``, model space; NaN where a value is
+            missing.
         plans: What is to be compared; a row that sets nothing is no plan.
         validity: See ``CarmaSettings``.
+        progress: See ``track``.
 
     Returns:
         Shape ``(n,)``; NaN where there is no plan, or the search finds none.
@@ -40,7 +48,7 @@ def least_cost_as_sure(
         >>> rows = data.frame("classifier")
         >>> classifier = fit_classifier(data.schema, rows, ClassifierSettings((), quick))
         >>> search, x = ExactSolver(data.scm, classifier), data.encoded("recourse", "test")
-        >>> x = x[classifier.probability(x) < classifier.threshold]
+        >>> x = x[classifier.rejects(x)]
         >>> found = search.solve(x)
         >>> least = least_cost_as_sure(search, x, Intervention(found.mask, found.values), 0.99)
         >>> torch.allclose(least, found.cost)    # known equations leave no doubt
@@ -49,19 +57,22 @@ def least_cost_as_sure(
     model, classifier = search.causal_model, search.classifier
     least = torch.full((len(x),), torch.nan, dtype=torch.float64)
     rows = plans.mask.any(dim=1).nonzero().squeeze(1)
+    parts = [part for part in torch.split(rows, search.at_once) if len(part)]
     with torch.inference_mode(False), torch.no_grad():
-        for some in torch.split(rows, search.at_once):
-            own, mask, values = (t[some].clone() for t in (x, plans.mask, plans.values))
-            people = People(own, model.abduct(own), search.limits.around(own))
+        for some in track(parts, "search as sure", total=len(parts), show=progress):
+            asked, mask, values = (t[some].clone() for t in (x, plans.mask, plans.values))
+            own, gaps = search._filled(asked), search.encoding.passed(asked)
+            limits = search.limits.around(own)
+            people = People(own, model.abduct(own), limits, gaps=gaps if gaps.any() else None)
             doubt = Doubt(model, classifier).of(people, mask, values)
             needed = doubt.margin(quantile(validity, model.n_alternatives))
-            logit = classifier.logit(model.counterfactual(own, Intervention(mask, values)))
-            ahead = logit - math.log(classifier.threshold / (1 - classifier.threshold))
+            do = people.do(mask, values)
+            reached = model.counterfactual(own, do, people.u)
+            ahead = classifier.ahead(search._seen(people, reached, do.mask))
             aim = torch.minimum(needed, (1 - ROUNDING) * ahead).clamp(min=0)
-            aimed = People(own, people.u, people.limits, aim=aim)
-            found = search._propose(aimed, 1).intervention
-            price = search.cost(own, found.mask, found.values, None).double()
-            least[some] = torch.where(found.mask.any(dim=1), price, torch.nan)
+            today = search._seen(people, own, torch.zeros_like(mask))
+            aimed = replace(people, aim=aim)
+            least[some] = search._answer(aimed, classifier.probability(today), 1)[0].cost.double()
     return least
 
 

@@ -51,6 +51,7 @@ COLUMNS = (
 REAL_COLUMNS = (
     ("n_people", "people", "{:.0f}"),
     ("verified", "verified (%)", "{:.1f}"),
+    ("n_searched", "searched", "{:.0f}"),
     ("coverage_of_search", "of the search's (%)", "{:.1f}"),
     ("validity", "causal validity (%)", "{:.1f}"),
     ("agreement", "second model (%)", "{:.1f}"),

@@ -129,7 +129,10 @@ def test_codes_number_the_levels(schemas: SearchStrategy[Schema], data: st.DataO
         (MOVED | {"moves": (1,)}, "'moves' must be a list; got 1"),
         (MOVED | {"moves": (("a",),)}, r"list \[from, to\] or .*; got \['a'\]"),
         (MOVED | {"moves": (("a", "b", 1, 2),)}, r"list \[from, to\] or \[from, to, cost\]"),
-        (MOVED | {"moves": (("a", "d"),)}, r"of levels \['a', 'b', 'c'\] or '\*'; got \['a', 'd'\]"),
+        (
+            MOVED | {"moves": (("a", "d"),)},
+            r"of levels \['a', 'b', 'c'\] or '\*'; got \['a', 'd'\]",
+        ),
         (MOVED | {"moves": (("a", "a"),)}, r"join two different levels.*; got \['a', 'a'\]"),
         (MOVED | {"moves": (("a", "b"), ("a", "b", 2))}, "different levels, each pair once"),
         (MOVED | {"moves": (("a", "b", 0),)}, "have a finite cost above 0"),

@@ -113,9 +113,7 @@ class Solver(ABC):
             ClassifierError: The classifier gives NaN or one and the same probability.
         """
         x = rejected if isinstance(rejected, Tensor) else self.encoding.encode(rejected)
-        # Plans are learned from whom nothing is missing, or as if nothing were.
-        is_whole = ~x.isnan().any(dim=1)
-        x = x[is_whole] if 2 * int(is_whole.sum()) >= len(x) else self._filled(x)
+        x = self._whole(x)
         self.classifier.check_on(x)
         with torch.no_grad():
             is_rejected = self.classifier.rejects(x)
@@ -306,9 +304,18 @@ class Solver(ABC):
 
     def _filled(self, x: Tensor) -> Tensor:
         """Rows with a guess for what is missing where the schema allows that."""
-        if all(feature.missing == "refuse" for feature in self.schema.features):
-            return x
-        return self.causal_model.impute(x)
+        return self.causal_model.impute(x) if self._has_gaps else x
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """People from whom to learn: whom nothing is missing, if most are like that."""
+        is_whole = ~x.isnan().any(dim=1)
+        if self._has_gaps and 2 * int(is_whole.sum()) >= len(x):
+            return x[is_whole]
+        return self._filled(x)
+
+    @property
+    def _has_gaps(self) -> bool:
+        return any(feature.missing != "refuse" for feature in self.schema.features)
 
     def _seen(self, people: People, reached: Tensor, mask: Tensor) -> Tensor:
         """What the classifier sees of rows in which some columns are set."""

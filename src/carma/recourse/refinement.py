@@ -128,7 +128,7 @@ class Refinement:
         n = len(people)
         walks, owner = self._walked(people, drafts, margin, n_plans)
         if n_plans > 1:
-            every = self._spared(walks.people, self._secured(walks))
+            every = self._spared(walks.people, self._secured(self._polished(walks)))
             return every.sure_ones(len(owner) // max(1, n))
         top = lowest(walks.best_cost, owner, n, 1)
         plans = self._secured(self._polished(walks.of(top)))

@@ -139,7 +139,8 @@ class Refinement:
         if not self._doubt.is_cheap:
             rows = rows[lowest(walks.best_cost[rows], owner[rows], n, 1)]
         if len(rows) and self._doubt.n_alternatives:
-            plans = plans.or_better(self._secured(walks.of(rows)), owner[rows])
+            others = self._secured(self._polished(walks.of(rows)))
+            plans = plans.or_better(others, owner[rows])
         if self._neighbours is not None and self._steps:
             plans = self.secured(people, *self._searched(people, plans))
         return self._spared(people, plans)

@@ -429,6 +429,12 @@ class Solver(ABC):
         if len(self._switches):
             is_open = self._switches.open_to(some)
             worlds, whose = self._switches.worlds(some, is_open)
+            if self.most_worlds is not None:
+                nothing = torch.zeros_like(worlds.x, dtype=torch.bool)
+                target = Target(self._follow, self.classifier, self.limits, 0.0)
+                lacks = -target.surplus(worlds, nothing, worlds.x)
+                nearest = lowest(lacks, whose, len(lost), self.most_worlds)
+                worlds, whose = worlds[nearest], whose[nearest]
             some = People.joined([self._switches.stay(some), worlds])
             lost = torch.cat([lost, lost[whose]])
         proposal = self._rescue(some, n_plans)

@@ -408,5 +408,5 @@ MOVED = 0.4
 TRIALS = 6
 NEAR_REACH = 0.02
 # Rounds for plans that a surrogate led to, those for the best of these, and their reach.
-BLIND_TRIALS, BLIND_POLISH = 2, 8
+BLIND_TRIALS, BLIND_POLISH = 3, 12
 BLIND_REACH = 0.05

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from carma.constraints import PlanLimits
 from carma.costs import Cost
+from carma.recourse.branching import Branching
 from carma.recourse.candidates import Candidates, Found, lowest
 from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt
@@ -16,6 +17,7 @@ from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import WIDEST, Drafts
 from carma.recourse.refinement import SAFETY, SLACK, Refined
+from carma.recourse.rounding import Rounding
 from carma.recourse.target import People, Target
 
 __all__ = ["Grounding"]
@@ -67,6 +69,8 @@ class Grounding:
         self._doubt, self._quantile, self._steps = doubt, quantile, steps
         self._trials, self._polish, self._neighbours = trials, polish, neighbours
         self._scale = scale
+        self._rounding = Rounding(guide, cost, limits)
+        self._branching = Branching(guide, cost, limits, self._rounding)
 
     def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
         """See ``Refinement.best``."""
@@ -128,6 +132,8 @@ class Grounding:
         values = self._standing(walks)
         lacks = -self._guide.surplus(replace(many, aim=aim + off), mask, values)
         plans = self._priced(replace(many, aim=aim), mask, values, NEARLY - lacks)
+        if self._limits.has_grid:
+            plans = self._branched(people, plans, aim + off)
         if self._neighbours is None:
             return plans
         cost = plans.cost
@@ -142,6 +148,36 @@ class Grounding:
             mask=mask.index_put((top,), better.mask),
             values=plans.values.index_put((top,), better.values),
             cost=cost.index_put((top,), better.cost),
+        )
+
+    def _branched(self, people: People, plans: _Plans, aim: Tensor) -> _Plans:
+        """Plans that do a step less, in the place of the dearest one of each person.
+
+        Args:
+            people: n of them.
+            plans: m for each.
+            aim: Of each walk, as far as the surrogate has to be led.
+        """
+        n = len(people)
+        each = len(plans.cost) // max(1, n)
+        owner = torch.arange(n).repeat_interleave(each)
+        top = lowest(plans.cost, owner, n, 1)
+        some = replace(people, aim=aim[top])
+        rounded = self._rounding.rounded(some, plans.mask[top], plans.values[top])
+        surplus = self._guide.surplus(some, plans.mask[top], rounded)
+        price = self._cost(some.x, plans.mask[top], rounded, some.weights)
+        price = torch.where(surplus >= 0, price, torch.inf)
+        nothing = torch.zeros_like(top)
+        found = Found(plans.mask[top].clone(), rounded, price, nothing)
+        found = self._branching.improved(some, found)
+        worst = plans.cost.view(n, each).argmax(dim=1) + each * torch.arange(n)
+        rows = worst[torch.isfinite(found.cost)]
+        kept = torch.isfinite(found.cost)
+        return replace(
+            plans,
+            mask=plans.mask.index_put((rows,), found.mask[kept]),
+            values=plans.values.index_put((rows,), found.values[kept]),
+            cost=plans.cost.index_put((rows,), found.cost[kept]),
         )
 
     def _standing(self, walks: Descent) -> Tensor:
@@ -280,7 +316,7 @@ LONGER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.8)
 HALVINGS = 3
 # Plans of each person that the classifier is asked about, those of them that are improved by
 # trials; how often the margin is measured anew.
-HOPEFUL, TOP = 3, 2
+HOPEFUL, TOP = 4, 3
 TURNS = 2
 # Rounds over neighbouring sets where there are too many to propose the right one.
 SEARCHES = 2

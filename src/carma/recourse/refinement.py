@@ -10,6 +10,7 @@ from torch import Tensor
 
 from carma.constraints import PlanLimits
 from carma.costs import Cost
+from carma.recourse.branching import Branching
 from carma.recourse.candidates import Candidates, Found, lowest
 from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt, Uncertainty
@@ -112,6 +113,7 @@ class Refinement:
         self._steps, self._patterns, self._neighbours = steps, patterns, neighbours
         self._scale = scale
         self._rounding = Rounding(target, cost, limits)
+        self._branching = Branching(target, cost, limits, self._rounding)
 
     def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
         """The cheapest plan of each person, or all of them where several are wanted.
@@ -342,10 +344,13 @@ class Refinement:
     def _polished(self, walks: Descent) -> Descent:
         """Walks on steps and levels, improved by trials: rounding need not find the best step."""
         if self._limits.has_grid and self._steps:
-            each = torch.arange(len(walks))
-            parts = (walks.people, each, walks.mask, walks.values, walks.best_cost)
-            better = self._patterns.improved(Candidates(*parts, torch.zeros_like(each)))
-            walks.take(better.values)
+            people, each = walks.people, torch.arange(len(walks))
+            nothing = torch.zeros_like(each)
+            found = Found(walks.mask.clone(), walks.values.clone(), walks.best_cost, nothing)
+            found = self._branching.improved(people, found)
+            parts = (people, each, found.mask, found.values, found.cost, nothing)
+            better = self._patterns.improved(Candidates(*parts))
+            walks = Descent(self._target, self._cost, people, found.mask, better.values)
         return walks
 
 

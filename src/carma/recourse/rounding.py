@@ -51,7 +51,7 @@ class Rounding:
             if not len(rows):
                 break
             some, held, now = people[rows], mask[rows], best[rows]
-            trials, saved = self._back(some, held, now, SHARE * 0.5**turn)
+            trials, saved = self.back(some, held, now, SHARE * 0.5**turn)
             k = trials.shape[1]
             many = some.repeated(k)
             flat = trials.flatten(0, 1)
@@ -81,10 +81,20 @@ class Rounding:
             surplus[rows] = got[each, place]
         return best, surplus
 
-    def _back(
+    def back(
         self, people: People, mask: Tensor, values: Tensor, share: float
     ) -> tuple[Tensor, Tensor]:
-        """Plans with one coordinate taken back, those that save most; and what they save."""
+        """Plans with one coordinate taken back, those that save most; and what they save.
+
+        Args:
+            people: w rows.
+            mask: Columns set, shape ``(w, d)``, bool.
+            values: On steps and levels, same shape.
+            share: By which a number without steps is drawn back.
+
+        Returns:
+            Values, shape ``(w, k, d)``, and what each saves, ``(w, k)``, 0 where nothing.
+        """
         columns, x = self._columns, people.x
         back = torch.where(mask, self._limits.inward(x, values, share), x)
         flip = torch.zeros(len(columns), x.shape[1], dtype=torch.bool)

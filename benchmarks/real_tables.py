@@ -32,6 +32,8 @@ COLUMNS = (
     ("cost_x100", "cost x 100", ".2f"),
     ("cost_ratio", "over the search's", ".2f"),
     ("cost_ratio_same_margin", "over that as sure", ".2f"),
+    ("classifier_seconds", "classifier s", ".0f"),
+    ("model_seconds", "causal model s", ".0f"),
     ("fit_seconds", "fit s", ".0f"),
     ("people_per_second", "people a second", ",.1f"),
 )

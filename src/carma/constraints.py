@@ -393,7 +393,9 @@ class PlanLimits:
         if self._has_steps:
             taken = values - gap.sign() * self._step
             nearer = torch.where(
-                self._stepped, torch.where(gap.abs() > self._step, taken, x), nearer
+                self._stepped,
+                torch.where(gap.abs() > self._step * (1 + TOLERANCE), taken, x),
+                nearer,
             )
         for i in self._levelled:
             codes = self._codes[i]

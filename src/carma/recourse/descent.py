@@ -99,6 +99,8 @@ class Descent:
         box, length = self._people.limits, self._length[:, None]
         # Cost plus a pull to where the walk stands is least at a point on the way to the person.
         goal = self.values + length * (self._people.x - self.values)
+        # Branches pin values that people do not have.
+        goal = goal.clamp(box.lower, box.upper)
         needed = (self._slope * (self.values - goal)).sum(dim=1) - self._surplus
         slack = SLACK * (1 + needed.abs())
         lower = torch.where(self.mask, (box.lower - goal).clamp(max=0), 0.0)

@@ -238,7 +238,7 @@ def test_metrics_seed_and_versions_are_kept(saved: Path) -> None:
     bundle = load_bundle(saved, module=tiny_module(3))
     assert bundle.metrics == {"cost_x100": 3.25, "coverage": None, "n_people": 7}
     assert bundle.manifest["seed"] == 11
-    assert bundle.manifest["format"] == 3
+    assert bundle.manifest["format"] == 4
     assert {"carma-recourse", "torch", "zuko", "python"} <= set(bundle.manifest["versions"])
     kinds = {name: part["kind"] for name, part in bundle.manifest["parts"].items()}
     assert kinds == {

@@ -230,7 +230,7 @@ def test_adult_with_gaps_goes_through_moves_and_years_included(
             for f in schema.features
         }
     )
-    good = 0.6 * table["education_num"] + 4 * (table["occupation"] == "Exec-managerial")
+    good = 0.6 * table["education_num"] + 1.5 * (table["occupation"] == "Exec-managerial")
     table["income"] = np.where(good + draws.normal(0, 1, n) > 6.5, ">50K", "<=50K")
     for name in ("workclass", "occupation", "native_country"):
         table[name] = table[name].astype(object).mask(draws.random(n) < 0.1)

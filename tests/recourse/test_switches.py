@@ -155,9 +155,8 @@ def test_actions_that_are_left() -> None:
         moved = worlds.given.mask[:, [0, EDU, PLAN]].sum(dim=1)
         left = most - moved
         assert (left >= 0).all()
-        saves = torch.zeros_like(worlds.x, dtype=torch.bool)
-        saves[:, SAVINGS] = True
-        assert torch.equal(worlds.limits.allows(saves), left > 0)
+        assert torch.equal(worlds.limits.can_move[:, SAVINGS], left > 0)
+        assert worlds.limits.may_act[:, [0, EDU, PLAN]].all()
         assert torch.equal(worlds.limits.max_actions, left.clamp(min=1))
 
 

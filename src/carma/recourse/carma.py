@@ -205,7 +205,7 @@ class Carma(Solver):
         )
         real = (Doubt(model, classifier), spreads)
         self._refinement = Grounding(
-            self._target, target, *parts, *real, steps, trials, polish, neighbours, scale
+            self._target, target, *parts, *real, steps, trials, polish, neighbours, scale, keep
         )
 
     @property

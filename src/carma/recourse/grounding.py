@@ -44,6 +44,7 @@ class Grounding:
         neighbours: On the surrogate, where there are too many sets of features to propose the
             right one; else ``None``.
         scale: See ``Refinement``.
+        likely: Drafts of each person where one plan is wanted.
 
     References:
         Bandler et al. 2004, Space mapping: the state of the art, IEEE Transactions on Microwave
@@ -63,7 +64,9 @@ class Grounding:
         polish: PatternSearch,
         neighbours: Neighbours | None,
         scale: Tensor,
+        likely: int,
     ) -> None:
+        self._likely = likely
         self._guide, self._target = guide, target
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._steps = doubt, quantile, steps
@@ -79,8 +82,11 @@ class Grounding:
         each = len(plans.cost) // max(1, n)
         owner = torch.arange(n).repeat_interleave(each)
         if n_plans > 1:
-            plans = self._improved(self._trials, self._on_ray(plans, RAYS))
-            return self._finished(plans).sure_ones(each)
+            every = self._finished(self._improved(self._trials, self._on_ray(plans, RAYS)))
+            # A menu starts with nothing dearer than what is found for one plan.
+            few = slice(None), slice(self._likely)
+            one = self.best(people, Drafts(drafts.masks[few], drafts.values[few]), margin[few], 1)
+            return every.with_further(one, owner).sure_ones(each + 1)
         top = lowest(plans.cost, owner, n, HOPEFUL)
         plans, owner = self._on_ray(plans[top], RAYS), owner[top]
         top = lowest(plans.cost, owner, n, TOP)

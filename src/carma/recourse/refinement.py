@@ -59,6 +59,16 @@ class Refined:
         has_sure = self.is_sure.view(-1, each).any(dim=1).repeat_interleave(each)
         return replace(self, cost=torch.where(has_sure & ~self.is_sure, torch.inf, self.cost))
 
+    def with_further(self, others: Refined, owner: Tensor) -> Refined:
+        """All plans, and one more of each person, those of one person next to each other.
+
+        Args:
+            others: One plan of each person.
+            owner: Whose each of these plans is, rising, ``(k,)``.
+        """
+        order = torch.cat([owner, torch.arange(len(others.cost))]).argsort(stable=True)
+        return self._and(others)[order]
+
     def or_better(self, others: Refined, owner: Tensor) -> Refined:
         """The best plan of each person.
 
@@ -70,14 +80,16 @@ class Refined:
         owners = torch.cat([torch.arange(len(self.cost)), owner])
         order = owners.argsort(stable=True)
         chosen = order[lowest(worth[order], owners[order], len(self.cost), 1)]
-        both = Refined(
+        return self._and(others)[chosen]
+
+    def _and(self, others: Refined) -> Refined:
+        return Refined(
             torch.cat([self.mask, others.mask]),
             torch.cat([self.values, others.values]),
             torch.cat([self.cost, others.cost]),
             Uncertainty.joined([self.uncertainty, others.uncertainty]),
             torch.cat([self.is_sure, others.is_sure]),
         )
-        return both[chosen]
 
 
 class Refinement:

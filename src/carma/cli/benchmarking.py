@@ -63,6 +63,7 @@ def run(
     file = None if out is None else RecordFile(out, Key)
     records = [] if file is None else file.records
     n_before = len(records)
+    keep = records.append if file is None else file.append
     with _threads(threads):
         for record in compare(
             sets,
@@ -74,10 +75,7 @@ def run(
             done=set() if file is None else file.keys,
             progress=progress,
         ):
-            if file is None:
-                records.append(record)
-            else:
-                file.append(record)
+            keep(record)
     found = {Key.of(record): record for record in records}
     asked = people, margin, rows
     keys = [
@@ -101,6 +99,7 @@ def _on_real_tables(
     file = None if out is None else RecordFile(out, RealKey)
     records = [] if file is None else file.records
     n_before = len(records)
+    keep = records.append if file is None else file.append
     for record in compare_real(
         sets,
         names,
@@ -114,10 +113,7 @@ def _on_real_tables(
         done=set() if file is None else file.keys,
         progress=progress,
     ):
-        if file is None:
-            records.append(record)
-        else:
-            file.append(record)
+        keep(record)
     found = {RealKey.of(record): record for record in records}
     keys = [
         key

@@ -69,8 +69,9 @@ class Branching:
         held_there = replace(some, limits=replace(box, lower=lower, upper=upper))
         # What is pinned stays set; whatever else can move may make up for it.
         every = box.widest | held
-        both = torch.cat([torch.arange(len(person))] * 2)
-        masks = torch.cat([held, torch.where(box.allows(every)[:, None], every, held)])
+        wider = ((every & ~held).any(dim=1) & box.allows(every)).nonzero().squeeze(1)
+        both = torch.cat([torch.arange(len(person)), wider])
+        masks = torch.cat([held, every[wider]])
         walkers = held_there[both]
         walks = Descent(self._target, self._cost, walkers, masks, start[both])
         for _ in range(STEPS):

@@ -327,6 +327,24 @@ def test_snap_lets_gradients_through_and_changes_no_value(
     assert torch.equal(gradient[0], slopes)
 
 
+def test_snap_leaves_the_columns_alone_that_it_is_not_asked_for() -> None:
+    names = ("age", "degree", "size", "job")
+    features = (
+        Feature("age", "integer"),
+        Feature("degree", "binary"),
+        Feature("size", "ordinal", levels=(1, 5, 9, 20)),
+        Feature("job", "nominal", levels=("clerk", "cook")),
+    )
+    encoding = Encoding(Schema(features, CausalGraph(names)))
+    x = torch.tensor([[1.4, 0.3, 6.0, 0.2, 0.7], [2.6, 0.8, 16.0, 0.9, 0.1]]).double()
+    exact = encoding.snap(x)
+    for asked in ([0], [1], [2], [3], [0, 2, 4], []):
+        among = [column in asked for column in range(5)]
+        # All columns of a nominal feature go with any of them.
+        moved = torch.tensor([*among[:3], any(among[3:]), any(among[3:])])
+        assert torch.equal(encoding.snap(x, among), torch.where(moved, exact, x))
+
+
 def test_decode_snaps(people: pd.DataFrame) -> None:
     encoding = Encoding(SCHEMA)
     x = encoding.encode(people)

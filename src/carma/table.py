@@ -269,18 +269,19 @@ class Encoding:
             numbers are floats then, and other levels are objects, as pandas reads them from a
             file. Classifiers have been fitted on that.
         """
-        values = self.snap(x.detach()).cpu().double().numpy()
+        values = x.detach().cpu().double().numpy()
+        is_gap = np.isnan(values)
+        is_whole = not is_gap.any()
+        none = np.zeros(len(values), dtype=bool)
         data: dict[str, Any] = {}
-        for feature in self.schema.features:
-            where = self.block(feature.name)
-            gaps = np.isnan(values[:, where]).any(axis=1)
+        for feature, where, levels, codes in self._parts:
+            gaps = none if is_whole else is_gap[:, where].any(axis=1)
             if feature.kind == "nominal":
                 positions = values[:, where].argmax(axis=1)
-                data[feature.name] = _with_gaps(_level_array(feature)[positions], gaps)
+                data[feature.name] = _with_gaps(levels[positions], gaps)
             elif feature.has_levels:
-                distance = np.abs(values[:, where.start, None] - np.asarray(feature.codes))
-                found = _level_array(feature)[distance.argmin(axis=1)]
-                data[feature.name] = _with_gaps(found, gaps)
+                distance = np.abs(values[:, where.start, None] - codes)
+                data[feature.name] = _with_gaps(levels[distance.argmin(axis=1)], gaps)
             elif feature.kind == "integer":
                 whole = np.where(gaps, 0, np.rint(values[:, where.start])).astype(np.int64)
                 data[feature.name] = _with_gaps(whole, gaps)
@@ -337,7 +338,7 @@ class Encoding:
             raise TableError.of("training table", "rows", rule, n_complete)
         return is_complete
 
-    def snap(self, x: Tensor) -> Tensor:
+    def snap(self, x: Tensor, among: Sequence[bool] | None = None) -> Tensor:
         """Move every discrete feature to the nearest value that exists.
 
         A nominal feature takes the level whose column is largest. Gradients pass straight
@@ -345,27 +346,45 @@ class Encoding:
 
         Args:
             x: Shape ``(n, d)``, model space.
+            among: True for the ``d`` columns that may need it; by default all. The others are
+                left alone.
 
         Returns:
             The same shape; continuous columns and NaN unchanged.
         """
         if not self._has_discrete:
             return x
+        whole, ordered = self._integer_columns, [*range(len(self._level_columns))]
+        blocks = self._nominal_blocks
+        if among is not None:
+            whole = [i for i in whole if among[i]]
+            ordered = [k for k in ordered if among[self._level_columns[k]]]
+            blocks = [where for where in blocks if any(among[where])]
+            if not (whole or ordered or blocks):
+                return x
         snapped = x.detach().clone()
-        if len(self._integer_columns):
-            snapped[:, self._integer_columns] = snapped[:, self._integer_columns].round()
-        if len(self._level_columns):
-            values = snapped[:, self._level_columns]
-            codes = self._level_codes.to(x)
+        if whole:
+            snapped[:, whole] = snapped[:, whole].round()
+        if ordered:
+            columns = [self._level_columns[k] for k in ordered]
+            values, codes = snapped[:, columns], self._level_codes[ordered].to(x)
             nearest = (values.unsqueeze(-1) - codes).abs().argmin(dim=-1, keepdim=True)
             exact = codes.expand(*values.shape, -1).gather(-1, nearest).squeeze(-1)
-            snapped[:, self._level_columns] = torch.where(values.isnan(), values, exact)
-        for where in self._nominal_blocks:
+            snapped[:, columns] = torch.where(values.isnan(), values, exact)
+        for where in blocks:
             block = snapped[:, where]
             chosen = torch.zeros_like(block).scatter(1, block.argmax(1, True), 1.0)
             snapped[:, where] = torch.where(block.isnan(), block, chosen)
         # Adding an exact 0, where x + (snapped - x) would round to a neighbour of the level.
         return snapped + (x - x.detach()) if x.requires_grad else snapped
+
+    @cached_property
+    def _parts(self) -> list[tuple[Feature, slice, NDArray[Any], NDArray[np.float64]]]:
+        """Each feature with its columns, levels and codes."""
+        return [
+            (f, self.block(f.name), _level_array(f), np.array(f.codes, dtype=np.float64))
+            for f in self.schema.features
+        ]
 
     @cached_property
     def _integer_columns(self) -> list[int]:

@@ -104,6 +104,35 @@ def test_columns_of_one_feature_share_a_network_and_members_are_each_as_if_alone
     torch.testing.assert_close(model(x, [1, 3], EVERY), found[:, :, [1, 3]])
 
 
+@pytest.mark.parametrize("rows_of_their_own", [False, True])
+def test_columns_that_nothing_depends_on_are_left_out(rows_of_their_own: bool) -> None:
+    torch.manual_seed(0)
+    # Columns 0, 3 and 9 are causes of the last two, one of the other.
+    adjacency = torch.zeros(14, 14).bool()
+    adjacency[12, [0, 3, 9]], adjacency[13, [3, 12]] = True, True
+    model = Conditioner(adjacency, 2, (4,), has_skip=True, n_members=3, owners=range(14)).double()
+    with torch.no_grad():
+        model.last.normal_()
+        model.skip.normal_()
+    x = torch.randn(3, 8, 14).double() if rows_of_their_own else torch.randn(8, 14).double()
+    assert model.columns([0], EVERY) is None
+    loose = model(x, [0, 1], EVERY)
+    model.freeze()
+    for chosen, expected in (([0], [0, 3, 9]), ([1], [3, 12]), ([0, 1], [0, 3, 9, 12])):
+        columns = model.columns(chosen, EVERY)
+        assert columns is not None
+        assert columns.tolist() == expected
+        torch.testing.assert_close(model(x, chosen, EVERY), loose[:, :, chosen])
+        across = model.across(x[..., columns].mT, chosen, EVERY, 1)
+        torch.testing.assert_close(across[:, :, 0].mT, loose[:, :, chosen, 0])
+    # Products find their columns among those that are left.
+    slopes = torch.arange(1.0, 10.0).double()
+    model.simplify(1, 0, torch.zeros(2).double(), slopes)
+    a, b, c = x[1].T[[0, 3, 9]] if rows_of_their_own else x.T[[0, 3, 9]]
+    expected = a + 2 * b + 3 * c + 4 * a * a + 5 * a * b + 6 * a * c + 7 * b * b + 8 * b * c
+    torch.testing.assert_close(model(x, [0], EVERY)[1, :, 0, 0], expected + 9 * c * c)
+
+
 def test_nobody_has_no_parameters() -> None:
     assert conditioner()(rows(0), range(2), EVERY).shape == (3, 0, 2, 2)
 

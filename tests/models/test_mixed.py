@@ -22,6 +22,7 @@ from carma import (
     TrainingSettings,
 )
 from carma.errors import NotFittedError, SettingsError, TableError
+from carma.models.mixed import _winners
 
 QUICK = TrainingSettings(epochs=25, batch_size=200, learning_rate=1e-2)
 SETTINGS = MixedSettings((8,), QUICK, alternatives=2, draws=3)
@@ -248,6 +249,23 @@ def test_what_inference_mode_leaves_behind_does_not_stop_slopes() -> None:
     (slope,) = torch.autograd.grad(found[:, 2].sum(), values)
     assert torch.equal(found.detach(), reached)
     assert bool((slope[:, 0] != 0).all())
+
+
+def test_many_rows_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("integer", "nominal"):
+        model, x = fitted(kind)
+        do = switched(model, x)
+        whole = model.alternatives(x, do)
+        monkeypatch.setattr("carma.models.base.CHUNK", 7 * model.n_alternatives)
+        torch.testing.assert_close(model.alternatives(x, do), whole)
+        monkeypatch.undo()
+
+
+def test_of_equal_sums_the_first_level_wins() -> None:
+    total = torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0], [4.0, 4.0, 4.0]]).double()
+    expected = torch.tensor([[0, 1, 0], [1, 0, 0], [1, 0, 0]]).double()
+    torch.testing.assert_close(_winners(total.T[None])[0].T, expected)
+    torch.testing.assert_close(_winners(total[1:2].T[None])[0].T, expected[1:2])
 
 
 def test_a_nominal_feature_can_be_set() -> None:

@@ -61,9 +61,8 @@ def test_a_quantile_has_its_share_below(low: float, high: float) -> None:
 def test_the_observed_level_wins_whatever_the_shares() -> None:
     logits = torch.log_softmax(40 * (shares(500, 4) - 0.5), dim=1)
     chosen = torch.arange(500) % 4
-    is_chosen = torch.nn.functional.one_hot(chosen, 4).bool()
     for share in (shares(500, 4, seed=1), torch.full((500, 4), 0.001), torch.full((500, 4), 0.999)):
-        noise = truncated_gumbels(logits, is_chosen, share.double())
+        noise = truncated_gumbels(logits, chosen[:, None], share.double())
         assert torch.isfinite(noise).all()
         assert torch.equal((logits + noise).argmax(dim=1), chosen)
 
@@ -75,8 +74,9 @@ def test_truncated_gumbels_are_gumbels_that_agree_with_the_level() -> None:
     other = torch.tensor([0.2, 0.3, 0.5]).double().log()
     free = -torch.log(-shares(n, 3).log())
     kept = free[(logits + free).argmax(dim=1) == observed]
-    is_chosen = torch.tensor([False, True, False])
-    noise = truncated_gumbels(logits, is_chosen, shares(len(kept), 3, seed=1))
+    noise = truncated_gumbels(
+        logits[None], torch.tensor([[observed]]), shares(len(kept), 3, seed=1)
+    )
     torch.testing.assert_close(noise.mean(dim=0), kept.mean(dim=0), atol=0.02, rtol=0)
     torch.testing.assert_close(noise.std(dim=0), kept.std(dim=0), atol=0.02, rtol=0)
     levels = [(other + found).argmax(dim=1).bincount(minlength=3) for found in (noise, kept)]

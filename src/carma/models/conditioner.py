@@ -18,6 +18,8 @@ __all__ = ["EVERY", "OTHERS", "OWN", "Conditioner"]
 OWN, OTHERS, EVERY = slice(0, 1), slice(1, None), slice(None)
 # Causes of a node that may have products.
 MOST_CAUSES = 8
+# Columns that some nodes must not depend on before it pays to leave these out.
+LEAST_SPARED = 8
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class _Networks:
     """Weights of ``k`` nodes, which have ``g`` networks, in each of ``a`` members.
 
     Args:
-        skip: Effect of every column on the first parameter, shape ``(a, k, d)``.
-        first: Weights of the first layer, shape ``(a * g * h, d)``.
+        skip: Effect of the ``c`` columns seen on the first parameter, shape ``(a, k, c)``.
+        first: Weights of the first layer, shape ``(a * g * h, c)``.
         weights: Of the other layers, each of shape ``(a * g, wider, width)``; the last one of
             shape ``(a * k, p, width)``.
         biases: Of all layers; the first of shape ``(a * g * h, 1)``, the others of shape
@@ -34,9 +36,10 @@ class _Networks:
             network there are no weights, and the parameters are the one bias.
         sizes: Nodes of each network, which are next to each other.
         has_kinks: Whether the activation is ReLU.
-        pairs: Columns whose products act on a first parameter, shape ``(2, q)``, or ``None``
-            where there are none.
+        pairs: Positions among the columns seen whose products act on a first parameter, shape
+            ``(2, q)``, or ``None`` where there are none.
         curves: Effect of these products, shape ``(a, k, q)``.
+        columns: Those seen, shape ``(c,)``, or ``None`` where they are all.
     """
 
     skip: Tensor
@@ -47,6 +50,7 @@ class _Networks:
     has_kinks: bool
     pairs: Tensor | None = None
     curves: Tensor | None = None
+    columns: Tensor | None = None
 
     def active(self, layer: Tensor) -> Tensor:
         """Values of a hidden layer after its activation."""
@@ -137,7 +141,7 @@ class Conditioner(nn.Module):
         width = max((pairs.shape[1] for pairs in self.products), default=0)
         self.register_buffer("curves", torch.zeros(n_members, m, width))
         self._is_frozen = False
-        self._kept: dict[tuple[int, ...], _Networks] = {}
+        self._kept: dict[tuple[object, ...], _Networks] = {}
 
     def freeze(self) -> None:
         """Multiply the graph's zeros into the weights once, for speed and for good."""
@@ -179,7 +183,8 @@ class Conditioner(nn.Module):
         networks = self._networks(range(len(self.nodes)), slice(member, member + 1))
         if not self.weights:
             return x.new_zeros(len(self.nodes), len(x), 0)
-        found = self._layers(networks, networks.weights[:-1], x.mT)
+        across = x.mT if networks.columns is None else x.mT.index_select(-2, networks.columns)
+        found = self._layers(networks, networks.weights[:-1], across)
         return networks.active(found).mT
 
     def simplify(self, member: int, node: int, constant: Tensor, slopes: Tensor) -> None:
@@ -225,9 +230,10 @@ class Conditioner(nn.Module):
         Args:
             moves: Shape ``(n, d)``, bool.
         """
-        any_row = moves.any(dim=0).tolist()
+        # A sum of columns is faster than ``any``.
+        n_rows = moves.sum(dim=0).tolist()
         for generation in self.generations:
-            chosen = [node for node in generation if any_row[self.nodes[node]]]
+            chosen = [node for node in generation if n_rows[self.nodes[node]]]
             if chosen:
                 yield chosen, torch.tensor([self.nodes[node] for node in chosen])
 
@@ -250,12 +256,45 @@ class Conditioner(nn.Module):
         Returns:
             Shape ``(a, n, k, p)``.
         """
+        columns = self.columns(chosen, members)
+        across = x.mT if columns is None else x.mT.index_select(-2, columns)
+        return self.across(across, chosen, members).permute(0, 3, 1, 2)
+
+    def columns(self, chosen: Sequence[int], members: slice) -> Tensor | None:
+        """Columns that some nodes look at, ascending: their causes.
+
+        Args:
+            chosen: Numbers of the nodes, ascending.
+            members: Whose.
+
+        Returns:
+            Shape ``(c,)``, int64; ``None`` for all columns, where leaving out the others would
+            save little.
+        """
+        part, _ = self._alike(members)[0]
+        return self._networks(chosen, part).columns
+
+    def across(
+        self, x: Tensor, chosen: Sequence[int], members: slice, n_parameters: int | None = None
+    ) -> Tensor:
+        """``forward`` with rows last, as they lie in memory, for the columns that matter.
+
+        Args:
+            x: Scaled rows of the ``c`` ``columns`` of the nodes, shape ``(c, n)``, or
+                ``(a, c, n)`` with other rows for each member.
+            chosen: Numbers of the ``k`` nodes, ascending.
+            members: ``OWN``, ``OTHERS`` or ``EVERY``.
+            n_parameters: The first so many parameters; ``None`` is all.
+
+        Returns:
+            Shape ``(a, k, n_parameters, n)``.
+        """
+        p = n_parameters or self.constant.shape[2]
         parts = [
-            self._part(x[own] if x.ndim == 3 else x, chosen, part)
+            self._part(x[own] if x.ndim == 3 else x, chosen, part, p)
             for part, own in self._alike(members)
         ]
-        found = parts[0] if len(parts) == 1 else _interleaved(*parts)
-        return found.permute(0, 3, 1, 2)
+        return parts[0] if len(parts) == 1 else _interleaved(*parts)
 
     def _alike(self, members: slice) -> list[tuple[slice, slice]]:
         """Members with one activation, and which of the chosen ones they are."""
@@ -263,22 +302,25 @@ class Conditioner(nn.Module):
         parts = [slice(start, end, 2) for start in (first, first + 1) if start < end]
         return [(part, slice(k, None, 2)) for k, part in enumerate(parts)]
 
-    def _part(self, x: Tensor, chosen: Sequence[int], members: slice) -> Tensor:
-        """``forward`` for members with one activation, shape ``(a, k, p, n)``."""
-        networks = self._networks(chosen, members)
-        (a, k, _), across, n = networks.skip.shape, x.mT, x.shape[-2]
+    def _part(self, across: Tensor, chosen: Sequence[int], members: slice, p: int) -> Tensor:
+        """``across`` for members with one activation."""
+        networks = self._networks(chosen, members, p)
+        (a, k, _), n = networks.skip.shape, across.shape[-1]
         found = networks.biases[-1]
         if networks.first is not None:
             found = self._layers(networks, networks.weights[:-1], across)
             if networks.weights:
                 found = self._outputs(networks, found)
-        found = found.view(a, k, self.constant.shape[2], found.shape[-1])
+        found = found.view(a, k, p, found.shape[-1])
         if self.has_skip:
             linear = torch.matmul(networks.skip, across)
             if networks.pairs is not None and networks.curves is not None:
                 left, right = (across.index_select(-2, columns) for columns in networks.pairs)
                 linear = linear + torch.matmul(networks.curves, left * right)
-            found = found + pad(linear[:, :, None], (0, 0, 0, found.shape[2] - 1))
+            if networks.first is None or not self._is_frozen:
+                found = found + pad(linear[:, :, None], (0, 0, 0, p - 1))
+            else:
+                found[:, :, 0] += linear
         return found.expand(-1, -1, -1, n)
 
     @staticmethod
@@ -319,45 +361,60 @@ class Conditioner(nn.Module):
         ]
         return torch.cat(found, dim=1).flatten(0, 1) + bias
 
-    def _networks(self, chosen: Sequence[int], members: slice) -> _Networks:
-        """Weights of some nodes; kept once they are frozen."""
+    def _networks(
+        self, chosen: Sequence[int], members: slice, n_parameters: int | None = None
+    ) -> _Networks:
+        """Weights of some nodes for their first parameters; kept once they are frozen."""
+        p = n_parameters or self.constant.shape[2]
         if not self._is_frozen:
-            return self._gather(chosen, members)
-        key = (members.start, members.stop, members.step or 1, *chosen)
+            return self._gather(chosen, members, p)
+        key = ((members.start, members.stop, members.step or 1, p), *chosen)
         found = self._kept.get(key)
         if found is None:
             # What is made in inference mode could not be used outside of it.
             with torch.inference_mode(False):
-                found = self._kept[key] = self._gather(chosen, members)
+                found = self._kept[key] = self._gather(chosen, members, p)
         return found
 
-    def _gather(self, chosen: Sequence[int], members: slice) -> _Networks:
+    def _gather(self, chosen: Sequence[int], members: slice, p: int) -> _Networks:
         where = _index(chosen)
         mask = None if self._is_frozen else self._mask[where]
+        columns = self._causes_of(chosen) if self._is_frozen else None
+        seen = slice(None) if columns is None else columns
         skip = self.skip[members, where]
-        skip = skip if mask is None else skip * mask
-        constant = self.constant[members, where].flatten(0, 1)[..., None]
+        skip = skip[..., seen] if mask is None else skip * mask
+        constant = self.constant[members, where, :p].flatten(0, 1)[..., None]
         pairs, curves = self._curved(chosen, members)
+        if pairs is not None and columns is not None:
+            pairs = torch.searchsorted(columns, pairs)
         shared = [self._networks_of[node] for node in chosen]
         sizes = tuple(len([*run]) for _, run in groupby(shared))
         has_kinks = members.start % 2 == 1
         if bool((self.choices[members, where] < MECHANISMS.index("additive")).all()):
-            return _Networks(skip, None, (), (constant,), sizes, has_kinks, pairs, curves)
+            biases: tuple[Tensor, ...] = (constant,)
+            return _Networks(skip, None, (), biases, sizes, has_kinks, pairs, curves, columns)
         networks = _index(sorted({*shared}))
         weights = [weight[members, networks] for weight in self.weights]
-        weights.append(self.last[members, where])
+        weights.append(self.last[members, where, :p])
         first = weights[0] if self._is_frozen else weights[0] * self._seen[networks][:, None]
-        biases = [bias[members, networks].flatten(0, 1) for bias in self.biases] + [constant]
+        biases = tuple(bias[members, networks].flatten(0, 1) for bias in self.biases)
+        biases = (*biases, constant)
         return _Networks(
             skip,
-            first.flatten(0, 2),
+            first[..., seen].flatten(0, 2),
             tuple(weight.flatten(0, 1) for weight in weights[1:]),
             (biases[0].flatten(0, 1), *biases[1:]),
             sizes,
             has_kinks,
             pairs,
             curves,
+            columns,
         )
+
+    def _causes_of(self, chosen: Sequence[int]) -> Tensor | None:
+        """Columns that act on any of some nodes; ``None`` for all (see ``columns``)."""
+        columns = self._mask[_index(chosen)].any(dim=0).nonzero()[:, 0]
+        return columns if len(columns) + LEAST_SPARED <= self._mask.shape[1] else None
 
     def _curved(
         self, chosen: Sequence[int], members: slice

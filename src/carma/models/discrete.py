@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -104,29 +105,43 @@ def draw_levels(frequency: Tensor, n: int, feature: Feature) -> Tensor:
     return torch.tensor(feature.codes, dtype=torch.float64)[drawn, None]
 
 
-def cells(x: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+def cells(
+    x: Tensor, encoding: Encoding, columns: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Lower and upper end of the cell that each value stands for; equal if continuous.
 
     Args:
-        x: Shape ``(n, d)``, model space.
+        x: Shape ``(n, k)``, model space.
         encoding: Of the table.
+        columns: Positions of the ``k``; ``None`` is all.
 
     Returns:
-        Two of shape ``(n, d)``, model space.
+        Two of shape ``(n, k)``, model space.
     """
-    low, high = x.clone(), x.clone()
-    for feature in encoding.schema.features:
-        if feature.kind not in ("integer", "binary", "ordinal"):
-            continue
-        i = encoding.column(feature.name)
+    features, owners = encoding.schema.features, encoding.owners
+    ends: list[tuple[Tensor, Tensor]] = []
+    for i, value in zip(
+        range(len(owners)) if columns is None else columns, x.unbind(dim=1), strict=True
+    ):
+        feature = features[owners[i]]
         if feature.kind == "integer":
-            low[:, i] -= 0.5
-            high[:, i] += 0.5
+            ends.append((value - 0.5, value + 0.5))
+        elif feature.kind in ("binary", "ordinal"):
+            middle, edges = _edges(feature.codes)
+            position = torch.bucketize(value.contiguous(), middle)
+            ends.append((edges[position], edges[position + 1]))
         else:
-            codes = torch.tensor(sorted(feature.codes), dtype=x.dtype)
-            middle = (codes[1:] + codes[:-1]) / 2
-            first, last = 2 * codes[:1] - middle[:1], 2 * codes[-1:] - middle[-1:]
-            edges = torch.cat([first, middle, last])
-            position = (x[:, i, None] - codes).abs().argmin(dim=1)
-            low[:, i], high[:, i] = edges[position], edges[position + 1]
-    return low, high
+            ends.append((value, value))
+    low, high = zip(*ends, strict=True)
+    return torch.stack(low, dim=1), torch.stack(high, dim=1)
+
+
+@cache
+def _edges(codes: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Between the cells of some levels, without and with the outer ends, rising."""
+    # What is made in inference mode could not be used outside of it.
+    with torch.inference_mode(False):
+        own = torch.tensor(sorted(codes), dtype=torch.float64)
+        middle = (own[1:] + own[:-1]) / 2
+        first, last = 2 * own[:1] - middle[:1], 2 * own[-1:] - middle[-1:]
+        return middle, torch.cat([first, middle, last])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, one_hot, softmax
+from torch.nn.functional import log_softmax, softmax
 
 from carma.errors import NotFittedError
 from carma.interventions import Intervention
@@ -226,9 +228,7 @@ class MixedFlow(CausalModel):
         """
         self._check("draw_counterfactuals", x)
         self._check_intervention(intervention, len(x))
-        moved = self._draw(x, intervention, OWN, self._shares(1, n_draws, seed))
-        kept = torch.where(self._effects(intervention), moved, x)
-        return torch.where(intervention.mask, intervention.values, kept)
+        return self._draw(x, intervention, OWN, self._shares(1, n_draws, seed))
 
     def _fit(self, x: Tensor, statistics: Statistics, progress: bool | None) -> None:
         settings = self.settings.training
@@ -272,7 +272,7 @@ class MixedFlow(CausalModel):
         """
         conditioner = self._conditioner
         roots = [i for i in conditioner.roots if not self._is_level_root[i]]
-        constant = self._root_parameters(roots, len(x))
+        constant = self._root_parameters(roots).permute(0, 3, 1, 2).expand(-1, len(x), -1, -1)
         root = -self._log_likelihoods(constant, x, ends, roots, OWN).mean()
         losses = torch.zeros(len(counts))
         if conditioner.nodes:
@@ -311,7 +311,10 @@ class MixedFlow(CausalModel):
             density = affine.log_abs_det_jacobian(value, z) - 0.5 * z.square()
             found = found + density.sum(dim=2) - 0.5 * math.log(2 * math.pi) * value.shape[1]
         if kinds.numbers:
-            low, high, width = self._intervals(parameters, x, ends, kinds, members)
+            affine = Affine(*parameters[:, :, kinds.ordered].unbind(-1))
+            own = [self._ordered[number] for number in kinds.numbers]
+            value, *between = (t[:, own] for t in (x, *ends))
+            low, high, width = self._intervals(affine, value, between, kinds.numbers, members)
             found = found + log_mass(low, high, width).sum(dim=2)
         for where, block in kinds.nominal:
             logits = parameters[:, :, where, 0]
@@ -321,30 +324,72 @@ class MixedFlow(CausalModel):
 
     def _intervals(
         self,
-        parameters: Tensor,
+        affine: Affine,
         x: Tensor,
-        ends: tuple[Tensor, Tensor],
-        kinds: _Kinds,
+        ends: Sequence[Tensor],
+        numbers: list[int],
         members: slice,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Ends of the latent's interval for some ordered columns, and its width, ``(a, n, m)``."""
-        columns = [self._ordered[number] for number in kinds.numbers]
-        below, above = (self._thresholds(end[:, columns], kinds.numbers, members) for end in ends)
-        affine = Affine(*parameters[:, :, kinds.ordered].unbind(-1))
+        """Ends of the latent's interval for some ordered columns, and its width, ``(a, n, m)``.
+
+        Args:
+            affine: With parameters of shape ``(a, n, m)``.
+            x: Values of these columns, shape ``(n, m)``, model space.
+            ends: Of each value's cell, both of shape ``(n, m)``.
+            numbers: Of the columns in ``Thresholds``.
+            members: Whose thresholds.
+        """
+        below, above = (self._thresholds(end, numbers, members) for end in ends)
         low, high = affine(below), affine(above)
         # A rounding error in one of two ends is more than some cells are wide.
         steepness = affine.log_abs_det_jacobian(below, low).exp()
         width = (steepness * (above - below)).clamp(min=NARROWEST)
-        is_first = x[:, columns] <= self._least[kinds.numbers]
-        is_last = x[:, columns] >= self._most[kinds.numbers]
+        is_first, is_last = x <= self._least[numbers], x >= self._most[numbers]
         low, high = torch.where(is_first, -ENDLESS, low), torch.where(is_last, ENDLESS, high)
         return low, high, torch.where(is_first | is_last, high - low, width)
 
     def _abduct(self, x: Tensor) -> Tensor:
-        parameters = self._conditioner.everywhere(self._seen(x))[None]
         half = torch.full((1, 1, x.shape[1]), 0.5, dtype=torch.float64)
-        u = self._noise(parameters, x, range(x.shape[1]), OWN, half)[0, 0]
-        return torch.where(self._is_level_root, x, u)
+        roots = [i for i in self._conditioner.roots if not self._is_level_root[i]]
+        nodes = range(len(self._conditioner.nodes))
+        # Roots that have levels are their own latents.
+        u = x.clone()
+        if roots:
+            found = self._noise(self._root_parameters(roots), x, roots, OWN, half)
+            u = u.index_copy(1, torch.tensor(roots), found[0, :, 0].T)
+        if nodes:
+            found = self._node_noise(x, nodes, OWN, half)
+            u = u.index_copy(1, torch.tensor(self._conditioner.nodes), found[0, :, 0].T)
+        return u
+
+    def _node_noise(
+        self, x: Tensor, chosen: Sequence[int], members: slice, shares: Tensor
+    ) -> Tensor:
+        """Noise of some nodes that agrees with the facts, shape ``(a, k, s, n)``.
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+            chosen: Numbers of the ``k`` nodes, ascending.
+            members: Whose mechanisms.
+            shares: See ``_noise``.
+        """
+        columns = [self._conditioner.nodes[node] for node in chosen]
+        seen = self._seen_by(x, self._looked_at(chosen, members))
+        parameters = self._parameters(seen, chosen, members)
+        return self._noise(parameters, x, columns, members, shares)
+
+    def _parameters(self, seen: Tensor, chosen: Sequence[int], members: slice) -> Tensor:
+        """Of some nodes, shape ``(a, k, p, n)``; ``p`` is 1 where all of them are nominal.
+
+        Args:
+            seen: Scores of the ``c`` columns that they look at, shape ``(c, n)`` or
+                ``(a, c, n)``.
+            chosen: Numbers of the nodes, ascending.
+            members: Whose mechanisms.
+        """
+        kinds = self._kinds_of([self._conditioner.nodes[node] for node in chosen])
+        p = 2 if kinds.numbers or len(kinds.continuous) else 1
+        return self._conditioner.across(seen, chosen, members, p)
 
     def _noise(
         self,
@@ -356,90 +401,107 @@ class MixedFlow(CausalModel):
     ) -> Tensor:
         """Noise that agrees with the facts, for some columns.
 
+        Rows are last in memory: then every step runs over neighbours.
+
         Args:
-            parameters: Of the ``k`` columns, shape ``(a, n, k, 2)``.
+            parameters: Of the ``k`` columns, shape ``(a, k, p, n)`` or ``(a, k, p, 1)``.
             x: Shape ``(n, d)``, model space.
-            columns: Which.
+            columns: Which; none of them a root that has levels.
             members: Whose thresholds.
             shares: Quantiles of what the facts leave open, shape ``(a, s, d)``.
 
         Returns:
-            Shape ``(a, s, n, k)``.
+            Shape ``(a, k, s, n)``.
         """
-        own, kinds = x[:, list(columns)], self._kinds_of(columns)
-        shares, (a, n, k, _) = shares[:, :, None, list(columns)], parameters.shape
-        found = x.new_zeros(a, shares.shape[1], n, k)
+        kinds, s = self._kinds_of(columns), shares.shape[1]
+        own = x.T.index_select(0, torch.tensor(columns))
+        shares = shares[:, :, list(columns)].mT[..., None]
+        found: list[tuple[int, Tensor]] = []
         if len(kinds.continuous):
-            value = self._scale(x)[:, [columns[i] for i in kinds.continuous.tolist()]]
-            exact = Affine(*parameters.index_select(2, kinds.continuous).unbind(-1))(value)
-            exact = exact[:, None].expand(-1, shares.shape[1], -1, -1)
-            found = found.index_copy(3, kinds.continuous, exact)
-        # Slopes in a discrete column itself pass straight through, as in ``Encoding.snap``.
-        through = own - own.detach()
+            where = [columns[k] for k in kinds.continuous.tolist()]
+            value = own.index_select(0, kinds.continuous)
+            value = (value - self._mean[where, None]) / self._std[where, None]
+            exact = Affine(*parameters.index_select(1, kinds.continuous).unbind(2))(value)
+            exact = exact[:, :, None].expand(-1, -1, s, -1)
+            found += zip(kinds.continuous.tolist(), torch.split(exact, 1, dim=1), strict=True)
         if kinds.numbers:
-            ends = cells(x, self.encoding)
-            low, high, _ = self._intervals(parameters, x, ends, kinds, members)
-            drawn = truncated_logistic(low[:, None], high[:, None], shares[..., kinds.ordered])
-            found = found.index_copy(3, kinds.ordered, drawn + through[:, kinds.ordered])
-        for where, block in kinds.nominal:
-            logits = log_softmax(parameters[:, :, where, 0], dim=-1)
-            is_chosen = one_hot(x[:, block].argmax(dim=1), logits.shape[2]).bool()
-            drawn = truncated_gumbels(logits[:, None], is_chosen, shares[..., where])
-            place = torch.arange(where.start, where.stop)
-            found = found.index_copy(3, place, drawn + through[:, where])
-        return found
+            value = own.index_select(0, kinds.ordered).T
+            ends = cells(value, self.encoding, [columns[k] for k in kinds.ordered.tolist()])
+            affine = Affine(*(t.mT for t in parameters.index_select(1, kinds.ordered).unbind(2)))
+            low, high, _ = self._intervals(affine, value, ends, kinds.numbers, members)
+            low, high = low.mT[:, :, None], high.mT[:, :, None]
+            drawn = truncated_logistic(low, high, shares.index_select(1, kinds.ordered))
+            found += zip(kinds.ordered.tolist(), torch.split(drawn, 1, dim=1), strict=True)
+        for block, _ in kinds.nominal:
+            logits = log_softmax(parameters[:, block, 0], dim=1)[:, :, None]
+            chosen = own[block].argmax(dim=0)[None, None, None]
+            found.append((block.start, truncated_gumbels(logits, chosen, shares[:, block], 1)))
+        noise = _in_turn(found)
+        if not x.requires_grad:
+            return noise
+        # Slopes in a discrete column itself pass straight through, as in ``Encoding.snap``.
+        through = (own - own.detach()).index_fill(0, kinds.continuous, 0.0)
+        return noise + through[:, None]
 
     def _values(
         self, parameters: Tensor, u: Tensor, columns: Sequence[int], members: slice
     ) -> Tensor:
-        """What follows from noise, model space, shape ``(a, n, k)``.
+        """What follows from noise, model space, shape ``(a, k, s, n)``.
 
         Args:
-            parameters: Of the ``k`` columns, shape ``(a, n, k, 2)``.
-            u: Shape ``(a, n, k)``.
-            columns: Which.
+            parameters: Of the ``k`` columns, shape ``(a, k, p, s, n)``, the last two of them
+                maybe 1.
+            u: Shape ``(a, k, s, n)``.
+            columns: Which; none of them a root that has levels.
             members: Whose thresholds.
         """
-        kinds, found = self._kinds_of(columns), torch.zeros_like(u)
+        kinds = self._kinds_of(columns)
+        found: list[tuple[int, Tensor]] = []
         if len(kinds.continuous):
-            affine = Affine(*parameters.index_select(2, kinds.continuous).unbind(-1))
-            latent = affine.inv(u.index_select(2, kinds.continuous))
+            affine = Affine(*parameters.index_select(1, kinds.continuous).unbind(2))
+            latent = affine.inv(u.index_select(1, kinds.continuous))
             own = [columns[k] for k in kinds.continuous.tolist()]
-            found = found.index_copy(2, kinds.continuous, latent * self._std[own] + self._mean[own])
+            value = latent * self._std[own, None, None] + self._mean[own, None, None]
+            found += zip(kinds.continuous.tolist(), torch.split(value, 1, dim=1), strict=True)
         if kinds.numbers:
-            affine = Affine(*parameters.index_select(2, kinds.ordered).unbind(-1))
-            latent = affine.inv(u.index_select(2, kinds.ordered))
-            value = self._thresholds.inverse(latent, kinds.numbers, members)
-            least, most = self._least[kinds.numbers], self._most[kinds.numbers]
+            affine = Affine(*parameters.index_select(1, kinds.ordered).unbind(2))
+            latent = affine.inv(u.index_select(1, kinds.ordered))
+            height = latent.flatten(2).mT
+            value = self._thresholds.inverse(height, kinds.numbers, members).mT.view(latent.shape)
+            least, most = (t[kinds.numbers, None, None] for t in (self._least, self._most))
             value = torch.minimum(torch.maximum(value, least), most)
-            exact = [
-                _nearest(value[:, :, k], self._codes[number])
-                for k, number in enumerate(kinds.numbers)
-            ]
-            found = found.index_copy(2, kinds.ordered, torch.stack(exact, dim=2))
+            found += (
+                (k, _nearest(each, self._codes[number]))
+                for k, number, each in zip(
+                    kinds.ordered.tolist(), kinds.numbers, torch.split(value, 1, dim=1), strict=True
+                )
+            )
         for where, _ in kinds.nominal:
-            total = parameters[:, :, where, 0] + u[:, :, where]
-            winner = total.argmax(dim=-1, keepdim=True)
-            value = torch.zeros_like(total).scatter(2, winner, 1.0)
+            total = parameters[:, where, 0] + u[:, where]
+            value = _winners(total)
             if total.requires_grad:
-                soft = softmax(total, dim=-1)
+                soft = softmax(total, dim=1)
                 value = value + (soft - soft.detach())
-            found = found.index_copy(2, torch.arange(where.start, where.stop), value)
-        return found
+            found.append((where.start, value))
+        return _in_turn(found)
 
     def _predict(
         self, u: Tensor, intervention: Intervention | None, start: Tensor | None
     ) -> Tensor:
-        if start is None or intervention is None:
-            now, moves = self._roots(u), torch.ones_like(u, dtype=torch.bool)
-        else:
-            now, moves = start, self._effects(intervention)
-        if intervention is not None:
-            now = self._set(now, intervention)
-            moves = moves & ~intervention.mask
-        return self._follow(u[None], now, moves, OWN)[0]
+        now = self._roots(u) if start is None else start
+        do = Intervention.none(now) if intervention is None else intervention
+        moves = ~do.mask if start is None else self._moves(do)
+        generations = [*self._conditioner.moving(moves)]
+        noise = [u.T.index_select(0, columns)[None, :, None] for _, columns in generations]
+        return self._follow(generations, noise, now, do, moves, OWN, 1, 1)[0]
 
-    def _alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
+    def _counterfactual(self, x: Tensor, intervention: Intervention, u: Tensor | None) -> Tensor:
+        if u is not None:
+            return self._predict(u, intervention, x)
+        half = torch.full((1, 1, x.shape[1]), 0.5, dtype=torch.float64)
+        return self._draw(x, intervention, OWN, half)[0]
+
+    def _lawful_alternatives(self, x: Tensor, intervention: Intervention) -> Tensor:
         a, s = max(1, self.settings.alternatives), self._n_draws
         members = OTHERS if self.settings.alternatives else OWN
         shares = self._shares(a, s, self.settings.training.seed)
@@ -456,78 +518,96 @@ class MixedFlow(CausalModel):
             members: Whose mechanisms.
             shares: See ``_noise``.
         """
-        (n, d), (a, s, _) = x.shape, shares.shape
-        moves = self._effects(intervention) & ~intervention.mask
-        u = self._moving_noise(x, moves, members, shares).flatten(1, 2)
-        now = self._set(x, intervention)
-        return self._follow(u, now.repeat(s, 1), moves.repeat(s, 1), members).reshape(a * s, n, d)
+        (a, s, _), moves = shares.shape, self._moves(intervention)
+        generations = [*self._conditioner.moving(moves)]
+        noise: Sequence[Tensor] = ()
+        if generations:
+            chosen = [node for nodes, _ in generations for node in nodes]
+            whole = self._node_noise(x, chosen, members, shares)
+            noise = torch.split(whole, [len(nodes) for nodes, _ in generations], dim=1)
+        return self._follow(generations, noise, x, intervention, moves, members, a, s)
 
-    def _abduct_effects(self, x: Tensor, intervention: Intervention) -> Tensor:
-        moves = self._effects(intervention) & ~intervention.mask
-        half = torch.full((1, 1, x.shape[1]), 0.5, dtype=torch.float64)
-        return self._moving_noise(x, moves, OWN, half)[0, 0]
-
-    def _moving_noise(self, x: Tensor, moves: Tensor, members: slice, shares: Tensor) -> Tensor:
-        """Noise of the columns that move in any row, 0 elsewhere, shape ``(a, s, n, d)``.
-
-        Args:
-            x: Shape ``(n, d)``.
-            moves: Shape ``(n, d)``, bool.
-            members: Whose mechanisms.
-            shares: See ``_noise``.
-        """
-        (n, d), (a, s, _) = x.shape, shares.shape
-        u = x.new_zeros(a, s, n, d)
-        chosen = sorted(k for nodes, _ in self._conditioner.moving(moves) for k in nodes)
-        if not chosen:
-            return u
-        columns = [self._conditioner.nodes[node] for node in chosen]
-        parameters = self._conditioner(self._seen(x), chosen, members)
-        noise = self._noise(parameters, x, columns, members, shares)
-        return u.index_copy(3, torch.tensor(columns), noise)
-
-    def _follow(self, u: Tensor, now: Tensor, moves: Tensor, members: slice) -> Tensor:
-        """Run the mechanisms of ``a`` members in causal order.
+    def _follow(
+        self,
+        generations: Sequence[tuple[Sequence[int], Tensor]],
+        noise: Sequence[Tensor],
+        x: Tensor,
+        intervention: Intervention,
+        moves: Tensor,
+        members: slice,
+        a: int,
+        s: int,
+    ) -> Tensor:
+        """Run the mechanisms of ``a`` members in causal order, with ``s`` draws each.
 
         Args:
-            u: Noise, shape ``(a, n, d)``.
-            now: What does not move, shape ``(n, d)``.
+            generations: Nodes that move, and their columns; see ``Conditioner.moving``.
+            noise: Of the columns of each generation, shape ``(a, k, s, n)``.
+            x: What is neither set nor moves, shape ``(n, d)``.
+            intervention: Another one for each row.
             moves: Columns to predict in each row, shape ``(n, d)``, bool.
             members: Whose mechanisms.
+            a: Number of members.
+            s: Number of draws.
 
         Returns:
-            Shape ``(a, n, d)``.
+            Shape ``(a * s, n, d)``.
         """
-        now, seen = now.expand(u.shape), self._seen(now).expand(u.shape)
-        for chosen, columns in self._conditioner.moving(moves):
+        fixed = torch.where(intervention.mask, intervention.values, x)
+        if not generations:
+            return fixed.repeat(a * s, 1, 1)
+        now = self._real(fixed, intervention.mask)
+        looked = [self._looked_at(chosen, members) for chosen, _ in generations]
+        union = sorted({column for columns in looked for column in columns})
+        seen = self._seen_by(now, union)
+        reached = fixed.expand(a, s, -1, -1).clone()
+        # What later generations see of those before.
+        moved: dict[int, Tensor] = {}
+        for step, ((chosen, columns), own) in enumerate(zip(generations, noise, strict=True)):
             where = columns.tolist()
-            parameters = self._conditioner(seen, chosen, members)
-            found = self._values(parameters, u.index_select(2, columns), where, members)
-            is_free = moves.index_select(1, columns)
-            found = torch.where(is_free, found, now.index_select(2, columns))
-            now = now.index_copy(2, columns, found)
-            seen = seen.index_copy(2, columns, self._scores(found, where))
-        return now
+            places = [union.index(column) for column in looked[step]]
+            before = seen if places == [*range(len(union))] else seen[places]
+            moved_here = {k: moved[c] for k, c in enumerate(looked[step]) if c in moved}
+            if moved_here:
+                before = _replaced(before, moved_here)
+            parameters = self._parameters(before, chosen, members)
+            rows = (s if moved_here else 1, len(x))
+            parameters = parameters.view(*parameters.shape[:3], *rows)
+            found = self._values(parameters, own, where, members)
+            is_free = moves.T.index_select(0, columns)[:, None]
+            is_whole = bool(is_free.all())
+            if {column for columns in looked[step + 1 :] for column in columns}.intersection(where):
+                held = now.T.index_select(0, columns)[:, None]
+                free = found if is_whole else torch.where(is_free, found, held)
+                scores = self._scores(free.movedim(1, -1), where).movedim(-1, 1)
+                moved |= zip(where, scores.unbind(dim=1), strict=True)
+            if not is_whole:
+                found = torch.where(is_free, found, fixed.T.index_select(0, columns)[:, None])
+            for run in _runs(where):
+                there = slice(where[run.start], where[run.stop - 1] + 1)
+                reached[..., there] = found[:, run].permute(0, 2, 3, 1)
+        return reached.view(a * s, *x.shape)
 
-    def _set(self, x: Tensor, intervention: Intervention) -> Tensor:
-        """Rows in which what is set has its value, the nearest one that exists."""
-        values = self.encoding.snap(torch.where(intervention.mask, intervention.values, x))
-        return torch.where(intervention.mask, values, x)
+    def _real(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Rows in which what is set is the nearest value that exists, as mechanisms see it."""
+        exact = self.encoding.snap(x, mask.sum(dim=0).bool().tolist())
+        return x if exact is x else torch.where(mask, exact, x)
 
     def _roots(self, u: Tensor) -> Tensor:
-        """Rows in which the columns without causes are right, and the others are zero."""
-        columns = list(self._conditioner.roots)
-        found = self._values(
-            self._root_parameters(columns, len(u)), u[None, :, columns], columns, OWN
-        )
-        found = torch.where(self._is_level_root[columns], u[:, columns], found[0])
-        return torch.zeros_like(u).index_copy(1, torch.tensor(columns), found)
+        """Rows in which the columns without causes are right; the others may hold anything."""
+        columns = [i for i in self._conditioner.roots if not self._is_level_root[i]]
+        if not columns:
+            return u
+        own = u.T[None, columns, None]
+        parameters = self._root_parameters(columns)[..., None]
+        found = self._values(parameters, own, columns, OWN)
+        return u.index_copy(1, torch.tensor(columns), found[0, :, 0].T)
 
-    def _root_parameters(self, columns: Sequence[int], n: int) -> Tensor:
-        """Constant parameters of some columns without causes, shape ``(1, n, k, 2)``."""
+    def _root_parameters(self, columns: Sequence[int]) -> Tensor:
+        """Constant parameters of some columns without causes, shape ``(1, k, 2, 1)``."""
         roots = self._conditioner.roots
         constant = self._conditioner.root_constant[[roots.index(i) for i in columns]]
-        return constant.expand(1, n, -1, -1)
+        return constant[None, ..., None]
 
     def _sample_latent(self, n: int) -> Tensor:
         u = torch.zeros(n, self.encoding.n_columns, dtype=torch.float64)
@@ -601,7 +681,7 @@ class MixedFlow(CausalModel):
         """End of the fit: no more slopes in the weights, and double precision."""
         self._conditioner.double()
         self._conditioner.freeze()
-        self._thresholds.double().requires_grad_(False)
+        self._thresholds.double().freeze()
 
     def _shares(self, a: int, s: int, seed: int) -> Tensor:
         """Quantiles for ``s`` draws from each of ``a`` members, shape ``(a, s, d)``.
@@ -642,6 +722,15 @@ class MixedFlow(CausalModel):
         """What networks see of rows."""
         return self._scores(x, range(x.shape[1])).to(self._conditioner.constant.dtype)
 
+    def _looked_at(self, chosen: Sequence[int], members: slice) -> list[int]:
+        """Columns that some nodes look at, ascending."""
+        columns = self._conditioner.columns(chosen, members)
+        return [*range(self.encoding.n_columns)] if columns is None else columns.tolist()
+
+    def _seen_by(self, x: Tensor, columns: list[int]) -> Tensor:
+        """What networks see of some columns, rows last, shape ``(c, n)``."""
+        return self._scores(x.T.index_select(0, torch.tensor(columns)).T, columns).T
+
 
 def _ends(feature: Feature) -> tuple[float, float]:
     """Least and greatest value of an ordered feature; infinite where it has no bounds."""
@@ -659,3 +748,43 @@ def _nearest(value: Tensor, codes: Tensor) -> Tensor:
         else free.round()
     )
     return exact + (value - free) if value.requires_grad else exact
+
+
+def _runs(columns: Sequence[int]) -> list[slice]:
+    """Where in an ascending list each run of neighbouring columns is."""
+    ends = [k + 1 for k, (a, b) in enumerate(pairwise(columns)) if b != a + 1]
+    return [slice(a, b) for a, b in pairwise([0, *ends, len(columns)])]
+
+
+def _replaced(seen: Tensor, moved: dict[int, Tensor]) -> Tensor:
+    """Scores some of which are other ones for each member and draw.
+
+    Args:
+        seen: Shape ``(c, n)``.
+        moved: Those that differ, each of shape ``(a, s, n)``, by position among the ``c``.
+
+    Returns:
+        Shape ``(a, c, s * n)``, without the first of one member.
+    """
+    values = torch.stack([*moved.values()], dim=1)
+    a, _, s, _ = values.shape
+    whole = seen[:, None].expand(a, -1, s, -1).clone()
+    whole = whole.index_copy_(1, torch.tensor([*moved]), values).flatten(2)
+    return whole[0] if a == 1 else whole
+
+
+def _in_turn(parts: list[tuple[int, Tensor]]) -> Tensor:
+    """Join parts of the second dimension, each of which comes with where it starts."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return torch.cat([part for _, part in sorted(parts, key=itemgetter(0))], dim=1)
+
+
+def _winners(total: Tensor) -> Tensor:
+    """1 at the largest along the second dimension, the first of equals, 0 elsewhere."""
+    total = total.detach()
+    is_most = total == total.amax(dim=1, keepdim=True)
+    if int(is_most.count_nonzero()) * total.shape[1] == total.numel():
+        return is_most.to(total.dtype)
+    # Some are equal, or no numbers.
+    return torch.zeros_like(total).scatter(1, total.argmax(dim=1, keepdim=True), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -94,15 +95,33 @@ class Scores:
         Returns:
             The same shape.
         """
-        where = [*columns]
-        found = (x - self._mean[where]) / self._std[where]
-        extreme = [k for k, column in enumerate(where) if column in self._places]
-        if not extreme:
+        mean, std, lines = self._of(tuple(columns))
+        found = (x - mean) / std
+        if lines is None:
             return found
-        places = [self._places[where[k]] for k in extreme]
-        value = x[..., extreme].flatten(0, -2).T
-        rise = 1 / self._std[[where[k] for k in extreme]][:, None]
-        score = interpolate(self._knots[places], self._heights[places], value, rise)
-        return found.index_copy(
-            -1, torch.tensor(extreme), score.T.view(*x.shape[:-1], len(extreme))
-        )
+        extreme, knots, heights, rise = lines
+        value = x.index_select(-1, extreme).flatten(0, -2).T
+        score = interpolate(knots, heights, value, rise)
+        return found.index_copy(-1, extreme, score.T.view(*x.shape[:-1], len(extreme)))
+
+    def _of(self, where: tuple[int, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
+        """Mean and spread of some columns, and the lines of the extreme ones; remembered."""
+        if where not in self._kept:
+            extreme = [k for k, column in enumerate(where) if column in self._places]
+            places = [self._places[where[k]] for k in extreme]
+            # What is made in inference mode could not be used outside of it.
+            with torch.inference_mode(False):
+                columns, here = torch.tensor(where, dtype=torch.long), torch.tensor(extreme)
+                mean, std = self._mean[columns], self._std[columns]
+                lines = None
+                if extreme:
+                    rise = 1 / std[here][:, None]
+                    lines = (here, self._knots[places], self._heights[places], rise)
+                self._kept[where] = mean, std, lines
+        return self._kept[where]
+
+    @cached_property
+    def _kept(
+        self,
+    ) -> dict[tuple[int, ...], tuple[Tensor, Tensor, tuple[Tensor, ...] | None]]:
+        return {}

@@ -41,6 +41,7 @@ class Thresholds(nn.Module):
 
     knots: Tensor
     rise: Tensor
+    _kept: dict[tuple[int | None, ...], tuple[Tensor, Tensor, Tensor]] | None = None
 
     def __init__(self, knots: Tensor, rise: Tensor, n_members: int) -> None:
         super().__init__()
@@ -79,6 +80,11 @@ class Thresholds(nn.Module):
             found.steps.copy_((steps + torch.log(-torch.expm1(-steps))).expand_as(found.steps))
         return found
 
+    def freeze(self) -> None:
+        """No more slopes in the heights, which are computed once from now on."""
+        self.requires_grad_(False)
+        self._kept = {}
+
     def forward(self, x: Tensor, chosen: list[int], members: slice) -> Tensor:
         """Thresholds of the latent at some values.
 
@@ -90,23 +96,30 @@ class Thresholds(nn.Module):
         Returns:
             Shape ``(a, n, k)``.
         """
-        heights, knots = self._heights(chosen, members), self.knots[chosen]
-        found = interpolate(knots, heights, x.T.to(knots.dtype), self._rise(chosen, heights))
-        return found.mT
+        knots, heights, rise = self._lines(chosen, members)
+        return interpolate(knots, heights, x.T.to(knots.dtype), rise).mT
 
     def inverse(self, height: Tensor, chosen: list[int], members: slice) -> Tensor:
         """Values at which the thresholds are some heights, ``(a, n, k)`` to the same shape."""
-        heights, knots = self._heights(chosen, members), self.knots[chosen]
-        rise = self._rise(chosen, heights)
+        knots, heights, rise = self._lines(chosen, members)
         return interpolate(heights, knots.expand_as(heights), height.mT, 1 / rise).mT
 
-    def _heights(self, chosen: list[int], members: slice) -> Tensor:
+    def _lines(self, chosen: list[int], members: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Knots ``(k, q)``, their heights ``(a, k, q)`` and the slope beyond, ``(k, 1)``."""
+        if self._kept is None:
+            return self._computed_lines(chosen, members)
+        key = (members.start, members.stop, *chosen)
+        if key not in self._kept:
+            # What is made in inference mode could not be used outside of it.
+            with torch.inference_mode(False):
+                self._kept[key] = self._computed_lines(chosen, members)
+        return self._kept[key]
+
+    def _computed_lines(self, chosen: list[int], members: slice) -> tuple[Tensor, Tensor, Tensor]:
         first = self.first[members][:, chosen, None]
         steps = softplus(self.steps[members][:, chosen]) + LEAST
-        return torch.cat([first, first + steps.cumsum(dim=-1)], dim=-1)
-
-    def _rise(self, chosen: list[int], heights: Tensor) -> Tensor:
-        return self.rise[chosen][:, None].to(heights.dtype)
+        heights = torch.cat([first, first + steps.cumsum(dim=-1)], dim=-1)
+        return self.knots[chosen], heights, self.rise[chosen][:, None].to(heights.dtype)
 
 
 def _knots(value: Tensor, encoding: Encoding, column: int) -> Tensor:

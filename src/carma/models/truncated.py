@@ -55,17 +55,18 @@ def truncated_logistic(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
     return torch.where(is_above, -found, found)
 
 
-def truncated_gumbels(logits: Tensor, is_chosen: Tensor, shares: Tensor) -> Tensor:
+def truncated_gumbels(logits: Tensor, chosen: Tensor, shares: Tensor, dim: int = -1) -> Tensor:
     """Gumbel noise under which one level has the largest sum of logit and noise.
 
     The largest sum is a Gumbel variable whatever level has it; given that, each other sum is
     one truncated at it, independent of the rest.
 
     Args:
-        logits: Shape ``(..., k)``; their ``logsumexp`` is 0.
-        is_chosen: True for the level that was observed, shape ``(..., k)``.
+        logits: Shape ``(..., k, ...)``; their ``logsumexp`` is 0.
+        chosen: Number of the level that was observed, shape ``(..., 1, ...)``.
         shares: Strictly between 0 and 1: quantile of the largest sum at the level that was
-            observed, of the truncated ones at the others; shape ``(..., k)``.
+            observed, of the truncated ones at the others; shape ``(..., k, ...)``.
+        dim: The one with levels; the three have as many dimensions.
 
     Returns:
         Noise without the logits, the shape that the three have together.
@@ -77,11 +78,13 @@ def truncated_gumbels(logits: Tensor, is_chosen: Tensor, shares: Tensor) -> Tens
 
     Example:
         >>> logits = torch.tensor([0.9, 0.1]).double().log()
-        >>> is_chosen, half = torch.tensor([False, True]), torch.tensor([0.5, 0.5]).double()
-        >>> (logits + truncated_gumbels(logits, is_chosen, half)).argmax().item()
+        >>> half = torch.tensor([0.5, 0.5]).double()
+        >>> (logits + truncated_gumbels(logits, torch.tensor([1]), half)).argmax().item()
         1
     """
     surprise = -shares.log()
-    top = torch.where(is_chosen, -surprise.log(), 0.0).sum(dim=-1, keepdim=True)
-    others = -torch.log((logits - top).exp() + surprise)
-    return torch.where(is_chosen, top - logits, others)
+    least, own = (torch.take_along_dim(t, chosen, dim) for t in (surprise, logits))
+    # The largest sum is the negative logarithm of the surprise at the level that was observed.
+    others = torch.addcmul(surprise, logits.exp(), least).log().neg()
+    top = -least.log() - own
+    return others.scatter_(dim, chosen.expand_as(top), top)

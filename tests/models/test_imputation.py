@@ -32,6 +32,7 @@ from carma import (
 from carma.errors import TableError
 from carma.models.imputation import Imputation
 from carma.models.scm import linear
+from carma.table import Encoding
 
 NAN = torch.nan
 
@@ -361,3 +362,28 @@ def test_too_many_gaps_end_a_fit() -> None:
         scm.fit(half.iloc[4:6])
     with pytest.raises(TableError, match=r"'rows' must be at least two; got 1"):
         scm.fit(table.iloc[:1])
+
+
+@pytest.mark.parametrize("n_draws", [64, 8])
+def test_few_levels_are_all_weighed_by_their_own_density(n_draws: int) -> None:
+    features = (
+        Feature("sex", "binary", missing="impute"),
+        Feature("job", "nominal", levels=("a", "b", "c"), missing="impute"),
+        Feature("grade", "ordinal", levels=(1, 2, 4), missing="impute"),
+        Feature("pay", missing="impute"),
+    )
+    encoding = Encoding(Schema(features, CausalGraph(("sex", "job", "grade", "pay"))))
+    slope = torch.tensor([0.4, -0.3, 0.8, 0.1, 0.5, 0.2], dtype=torch.float64)
+    draws = torch.Generator().manual_seed(0)
+    pool = torch.rand(50, 6, generator=draws, dtype=torch.float64).round()
+    pool[:, 1:4] = torch.eye(3).double()[torch.randint(3, (50,), generator=draws)]
+    imputation = Imputation(encoding, pool, lambda x: x @ slope, n_draws)
+    x = torch.tensor([[NAN, NAN, NAN, NAN, 2.0, 7.0], [NAN, NAN, NAN, NAN, 4.0, -1.0]]).double()
+    completed, weights = imputation.draws(x)
+    assert completed.shape[1] == min(6, n_draws)
+    assert len(torch.unique(completed[0], dim=0)) == 6
+    # What was observed adds the same to every combination.
+    torch.testing.assert_close(weights, (completed @ slope).softmax(dim=1))
+    filled = imputation.fill(x)
+    assert torch.equal(filled[:, :4], torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 2).double())
+    torch.testing.assert_close(filled[:, 4:], x[:, 4:])

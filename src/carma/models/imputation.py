@@ -40,7 +40,9 @@ class Imputation:
     over that of its proposal (self-normalised importance sampling: Owen 2013, Monte Carlo
     theory, methods and examples, chapter 9). So any model that can be sampled and tells a
     density will do, and the proposal only decides how exact the answer is. Draws are a Sobol
-    sequence that all rows share: a row's answer does not depend on its batch.
+    sequence that all rows share: a row's answer does not depend on its batch. Where only levels
+    are missing and they have few combinations, each of these is completed once, with its own
+    probability.
 
     A number is estimated by its mean (rounded for integers), a level by which one is the most
     probable. Where several features of one row are missing, each is estimated by itself. Where
@@ -107,10 +109,14 @@ class Imputation:
             x: Shape ``(n, d)``, model space; the same features are missing in all rows.
 
         Returns:
-            Completed rows, ``(n, n_draws, d)``, and weights, ``(n, n_draws)``, which add up to 1
-            in each row.
+            Completed rows, ``(n, k, d)``, and weights, ``(n, k)``, which add up to 1 in each row;
+            k is ``n_draws``, or the number of all combinations where all that is missing are
+            levels, and these are no more.
         """
         (_, absent), *_ = self._patterns(x)
+        every = self._every(absent)
+        if every is not None:
+            return self._weighed(x, absent, every)
         n, k = len(x), self._n_draws
         completed = x[:, None].repeat(1, k, 1)
         scaled = ((self._spread_out(x) - self._mean) / self._std)[:, None].repeat(1, k, 1)
@@ -129,10 +135,31 @@ class Imputation:
             scaled[..., place] = (spread_out - self._mean[place]) / self._std[place]
             known.append(place)
             proposed = proposed + log_density
-        log_weight = self._log_prob(completed.flatten(0, 1)).double().view(n, k) - proposed
-        log_weight = log_weight.nan_to_num(nan=-torch.inf)
+        return completed, self._weights(completed, proposed)
+
+    def _weights(self, completed: Tensor, proposed: Tensor) -> Tensor:
+        """Weights of completed rows ``(n, k, d)`` with some log-density of proposing each."""
+        log_density = self._log_prob(completed.flatten(0, 1)).double()
+        log_weight = (log_density.view(completed.shape[:2]) - proposed).nan_to_num(nan=-torch.inf)
         is_possible = (log_weight > -torch.inf).any(dim=1, keepdim=True)
-        return completed, torch.where(is_possible, log_weight, 0.0).softmax(dim=1)
+        return torch.where(is_possible, log_weight, 0.0).softmax(dim=1)
+
+    def _every(self, absent: Sequence[Feature]) -> list[Tensor] | None:
+        """All combinations of levels, the columns of each feature; ``None``: too many."""
+        counts = [len(feature.levels) for feature in absent]
+        if not 0 < math.prod(counts) <= self._n_draws:
+            return None
+        positions = torch.cartesian_prod(*map(torch.arange, counts)).view(-1, len(counts))
+        return [_columns(f, own) for f, own in zip(absent, positions.T, strict=True)]
+
+    def _weighed(
+        self, x: Tensor, absent: Sequence[Feature], every: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Rows completed in all ways that there are, each as probable as it is."""
+        completed = x[:, None].repeat(1, len(every[0]), 1)
+        for feature, value in zip(absent, every, strict=True):
+            completed[..., self._encoding.block(feature.name)] = value
+        return completed, self._weights(completed, x.new_zeros(()))
 
     def _patterns(self, x: Tensor) -> list[tuple[Tensor, list[Feature]]]:
         """Rows by which features are missing in them, those with none left out."""

@@ -139,11 +139,10 @@ class ColumnRules:
             passed[moved] = torch.maximum(passed[moved], time) if moved in passed else time
         if not passed:
             return mask, values
-        mask, columns = mask.clone(), list(values.unbind(dim=1))
-        for moved, time in passed.items():
-            mask[:, moved] = time.detach() > 0
-            columns[moved] = torch.where(mask[:, moved], x[:, moved] + time, columns[moved])
-        return mask, torch.stack(columns, dim=1)
+        at, time = torch.tensor(list(passed)), torch.stack(list(passed.values()), dim=1)
+        takes_time = time.detach() > 0
+        later = torch.where(takes_time, x[:, at] + time, values[:, at])
+        return mask.index_copy(1, at, takes_time), values.index_copy(1, at, later)
 
     def room(self, x: Tensor, reached: Tensor, width: Tensor) -> Tensor:
         """How far inside the linear limits rows lie, in typical widths, shape ``(n,)``.

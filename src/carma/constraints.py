@@ -13,7 +13,7 @@ from carma.interventions import Intervention
 from carma.rules import ActionRules
 from carma.table import Encoding, Statistics
 
-__all__ = ["Limits", "PlanLimits", "joined_or_none"]
+__all__ = ["Limits", "PlanLimits", "are_finite", "joined_or_none", "taking"]
 
 TOLERANCE = 1e-9
 
@@ -57,7 +57,7 @@ class Limits:
 
     def __getitem__(self, rows: Tensor | slice) -> Limits:
         """The boxes of some of the people."""
-        return self.each(lambda t: t[rows])
+        return self.each(taking(rows))
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Limits:
         """The same function of every tensor."""
@@ -124,6 +124,28 @@ def joined_or_none(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
+def taking(rows: Tensor | slice) -> Callable[[Tensor], Tensor]:
+    """A function that takes some rows of any tensor.
+
+    Args:
+        rows: Positions, ``(k,)``, a slice, or bool, ``(n,)``.
+
+    Example:
+        >>> taking(torch.tensor([True, False, True]))(torch.tensor([[1.0], [2.0], [3.0]])).tolist()
+        [[1.0], [3.0]]
+    """
+    if isinstance(rows, slice):
+        return lambda tensor: tensor[rows]
+    at = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
+    return lambda tensor: tensor.index_select(0, at)
+
+
+def are_finite(rows: Tensor) -> Tensor:
+    """Which rows hold finite numbers only, bool, ``(n, d)`` to ``(n,)``."""
+    # NaN counts as the largest.
+    return rows.detach().abs().amax(dim=1) < torch.inf
+
+
 class PlanLimits:
     """What a schema allows: declared bounds, directions, steps and levels.
 
@@ -166,7 +188,7 @@ class PlanLimits:
         self._width = torch.ones(d, dtype=torch.float64)
         if statistics is not None:
             self._width = torch.where(statistics.std > 0, statistics.std, 1.0)
-        self._digits = _digits(self._width, self._lower, self._upper)
+        digits = _digits(self._width, self._lower, self._upper)
         self._may_act = torch.zeros(d, dtype=torch.bool)
         self._may_fall = torch.ones(d, dtype=torch.bool)
         self._may_rise = torch.ones(d, dtype=torch.bool)
@@ -194,7 +216,6 @@ class PlanLimits:
                 self._origin[i] = feature.bounds[0]
             if feature.step is not None or feature.kind == "integer":
                 self._step[i] = feature.step or 1.0
-        self._levelled = levelled
         self._least_ever, self._greatest_ever = self._least.clone(), self._greatest.clone()
         for feature in encoding.schema.features:
             if feature.has_levels:
@@ -202,15 +223,43 @@ class PlanLimits:
                 codes = (0.0, 1.0) if feature.kind == "nominal" else feature.codes
                 self._least_ever[where], self._greatest_ever[where] = min(codes), max(codes)
         self._bounded = torch.isfinite(self._least).nonzero().squeeze(1)
-        self._stepped = self._step > 0
-        self._has_steps = bool(self._stepped.any())
-        self._has_grid = self._has_steps or bool(self._may_act[levelled].any())
+        self._bounds = self._least[self._bounded], self._greatest[self._bounded]
         self._codes = {
             i: torch.tensor(
                 sorted(encoding.schema.features[encoding.owners[i]].codes), dtype=torch.float64
             )
             for i in levelled
         }
+        # Least and greatest numbers wherever a person stands; what may not move stays there.
+        holds_low = ~self._may_fall | self._by_level
+        holds_high = ~self._may_rise | self._by_level
+        self._floor = torch.where(holds_low, torch.inf, self._lower)
+        self._ceiling = torch.where(holds_high, -torch.inf, self._upper)
+        # All that a box lets move: numbers without steps, then those with steps, then levels.
+        own = encoding.actionable.tolist()
+        on_levels = [i for i in own if i in self._codes]
+        on_steps = [i for i in own if i not in on_levels and self._step[i] > 0]
+        free = [i for i in own if i not in on_levels and i not in on_steps]
+        self._columns = torch.tensor(free + on_steps + on_levels, dtype=torch.long)
+        self._on_grid = self._columns[len(free) :]
+        self._n_free, self._n_steps, self._n_levels = len(free), len(on_steps), len(on_levels)
+        # Levels have a step of 1 that nobody reads.
+        self._steps = self._step[self._on_grid]
+        self._steps[len(on_steps) :] = 1.0
+        self._origins = self._origin[self._on_grid]
+        # One row a column, filled up with infinities.
+        sizes = [len(self._codes[i]) for i in on_levels]
+        shape = len(sizes), max(sizes, default=0)
+        self._levels = torch.full(shape, torch.inf, dtype=torch.float64)
+        for row, i in enumerate(on_levels):
+            self._levels[row, : sizes[row]] = self._codes[i]
+        self._last_level = torch.tensor(sizes, dtype=torch.long)[:, None] - 1
+        slack = [NEAR * float(self._codes[i].diff().min()) for i in on_levels]
+        self._level_slack = torch.tensor(slack, dtype=torch.float64)[:, None]
+        # A power of ten is exact, a tenth is not: divide where there are decimals.
+        by = torch.pow(10.0, digits.abs().double())
+        self._by = torch.where(digits >= 0, by, 1.0)[self._columns]
+        self._over = torch.where(digits >= 0, 1.0, by)[self._columns]
 
     def around(self, x: Tensor) -> Limits:
         """The box of each person.
@@ -221,11 +270,7 @@ class PlanLimits:
         Returns:
             Bounds of the same shape.
         """
-        lower = torch.where(self._may_fall, torch.minimum(self._lower, x), x)
-        upper = torch.where(self._may_rise, torch.maximum(self._upper, x), x)
-        if self._switches:
-            lower = torch.where(self._by_level, x, lower)
-            upper = torch.where(self._by_level, x, upper)
+        lower, upper = torch.minimum(self._floor, x), torch.maximum(self._ceiling, x)
         rules = self.rules if self._has_rules else None
         return Limits(lower, upper, self._may_act.expand_as(x), rules=rules)
 
@@ -243,16 +288,26 @@ class PlanLimits:
             limits: The boxes.
 
         Returns:
-            The same shape.
+            The same shape; what is not actionable is clamped only.
         """
         exact = values.detach().clamp(limits.lower, limits.upper)
-        if self._has_steps:
-            exact = torch.where(self._stepped, self._to_step(x, exact, limits), exact)
-        for i in self._levelled:
-            if bool(self._may_act[i]):
-                exact[:, i] = self._to_level(i, x, exact, limits)
+        at = self._on_grid
+        if len(at):
+            parts = (x, exact, limits.lower, limits.upper)
+            own, value, low, high = (t.index_select(1, at) for t in parts)
+            said = self._to_step(own, value, low, high) if self._n_steps else value
+            if self._n_levels:
+                grid = (own, value, low, high)
+                said[:, self._n_steps :] = self._to_level(*(t[:, self._n_steps :] for t in grid))
+            exact.index_copy_(1, at, said)
         # Adding an exact 0, where values + (exact - values) would round off the level.
         return exact + (values - values.detach()) if values.requires_grad else exact
+
+    @property
+    def is_coarse(self) -> Tensor:
+        """Columns whose least move is much of their spread, shape ``(d,)``, bool."""
+        steps = torch.tensor([self.step(i) for i in range(self.encoding.n_columns)])
+        return steps.double() > COARSE * self._width
 
     def step(self, column: int) -> float:
         """Least move of a column: its step or narrowest level, 0 where it takes any number."""
@@ -266,8 +321,7 @@ class PlanLimits:
     @property
     def has_grid(self) -> bool:
         """True when a feature that may be acted on takes steps or levels only."""
-        stepped = bool((self._stepped & self._may_act).any())
-        return stepped or bool(self._may_act[self._levelled].any())
+        return len(self._on_grid) > 0
 
     def permits(self, x: Tensor, intervention: Intervention, limits: Limits) -> Tensor:
         """Check what plans act on against every limit.
@@ -281,13 +335,14 @@ class PlanLimits:
             Shape ``(n,)``, bool.
         """
         mask, values = intervention.mask, intervention.values
-        slack = TOLERANCE * (1 + x.abs())
-        inside = (values >= limits.lower - slack) & (values <= limits.upper + slack)
-        allowed = limits.may_act & inside & torch.isfinite(values)
-        if self._has_grid:
-            allowed &= self._exists(x, values)
+        parts = (x, values, limits.lower, limits.upper, mask)
+        own, value, low, high, is_set = (t.index_select(1, self._columns) for t in parts)
+        slack = TOLERANCE * (1 + own.abs())
+        fits = (value >= low - slack) & (value <= high + slack) & torch.isfinite(value)
+        if len(self._on_grid):
+            fits &= self._exists(own, value)
+        permitted = (fits | ~is_set).all(dim=1)
         free = mask & ~self._by_level
-        permitted = (allowed | ~free).all(dim=1)
         if limits.given is None:
             # Moves between levels count, too; otherwise they have been counted.
             if limits.max_actions is not None:
@@ -296,10 +351,14 @@ class PlanLimits:
         permitted &= limits.allows(free)
         for feature, rows, is_open in self._switches:
             where = self.encoding.block(feature.name)
-            to = self.encoding.level(values, feature)
-            is_said = (rows[to] == values[:, where]).all(dim=1) & mask[:, where].all(dim=1)
-            may = limits.may_act[:, where.start] & is_open[self.encoding.level(x, feature), to]
-            permitted &= (is_said & may) | ~mask[:, where].any(dim=1)
+            moves = mask[:, where].any(dim=1).nonzero().squeeze(1)
+            if not len(moves):
+                continue
+            held, there = mask[moves, where], values[moves]
+            to = self.encoding.level(there, feature)
+            is_said = (rows[to] == there[:, where]).all(dim=1) & held.all(dim=1)
+            is_open_to = is_open[self.encoding.level(x[moves], feature), to]
+            permitted[moves] &= is_said & is_open_to & limits.may_act[moves, where.start]
         return permitted
 
     def can_exist(self, x: Tensor, reached: Tensor) -> Tensor:
@@ -312,9 +371,11 @@ class PlanLimits:
         Returns:
             Shape ``(n,)``, bool.
         """
-        slack = TOLERANCE * (1 + reached.abs())
-        inside = (reached >= self._least - slack) & (reached <= self._greatest + slack)
-        possible = (inside & torch.isfinite(reached)).all(dim=1)
+        possible = are_finite(reached)
+        if len(self._bounded):
+            bounded, (least, greatest) = reached.index_select(1, self._bounded), self._bounds
+            slack = TOLERANCE * (1 + bounded.abs())
+            possible &= ((bounded >= least - slack) & (bounded <= greatest + slack)).all(dim=1)
         if self.rules.bind_sums:
             possible &= self.rules.room(x, reached, self._width) >= 0
         return possible
@@ -353,9 +414,8 @@ class PlanLimits:
         """
         room = torch.full((len(reached),), torch.inf, dtype=reached.dtype)
         if len(self._bounded):
-            bounds = (t[..., self._bounded] for t in (reached, self._least, self._greatest))
-            inside, least, greatest = bounds
-            nearest = torch.minimum(inside - least, greatest - inside)
+            bounded, (least, greatest) = reached.index_select(1, self._bounded), self._bounds
+            nearest = torch.minimum(bounded - least, greatest - bounded)
             room = (nearest / (greatest - least)).amin(dim=1)
         if self.rules.bind_sums:
             room = torch.minimum(room, self.rules.room(x, reached, self._width))
@@ -381,28 +441,32 @@ class PlanLimits:
         return values
 
     def inward(self, x: Tensor, values: Tensor, share: float) -> Tensor:
-        """Values one step or level nearer to the person's own, at most at it.
+        """Values a share, at least one step or level, nearer to the person's own, at most at it.
 
         Args:
             x: Factual rows, shape ``(n, d)``.
             values: On steps and levels, same shape.
-            share: By which columns without steps come nearer.
+            share: By which columns without levels come nearer, in whole steps if they have steps.
+
+        Returns:
+            The same shape; what is not actionable stays.
         """
-        gap = values - x
-        nearer = values - share * gap
-        if self._has_steps:
-            taken = values - gap.sign() * self._step
-            nearer = torch.where(
-                self._stepped,
-                torch.where(gap.abs() > self._step * (1 + TOLERANCE), taken, x),
-                nearer,
-            )
-        for i in self._levelled:
-            codes = self._codes[i]
-            place = torch.searchsorted(codes, values[:, i].contiguous())
-            place = (place - gap[:, i].sign().long()).clamp(0, len(codes) - 1)
-            nearer[:, i] = torch.where(gap[:, i] == 0, x[:, i], codes[place])
-        return nearer
+        own, value = (t.index_select(1, self._columns) for t in (x, values))
+        gap = value - own
+        nearer = value - share * gap
+        if self._n_steps:
+            at = slice(self._n_free, None)
+            stride = (share / self._steps * gap[:, at].abs()).floor().clamp(min=1) * self._steps
+            taken = value[:, at] - gap[:, at].sign() * stride
+            is_far = gap[:, at].abs() > self._steps * (1 + TOLERANCE)
+            nearer[:, at] = torch.where(is_far, taken, own[:, at])
+        if self._n_levels:
+            at = slice(self._n_free + self._n_steps, None)
+            here, way = value[:, at].T.contiguous(), gap[:, at].T
+            place = torch.searchsorted(self._levels, here) - way.sign().long()
+            level = self._levels.gather(1, place.clamp(min=0).minimum(self._last_level))
+            nearer[:, at] = torch.where(way == 0, own[:, at].T, level).T
+        return values.index_copy(1, self._columns, nearer)
 
     def said(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
         """Round values to decimals that a file can hold, away from the person's own value.
@@ -414,51 +478,65 @@ class PlanLimits:
             x: Factual rows, shape ``(n, d)``.
             values: Of a plan, same shape.
             limits: The boxes; rounding never leaves them.
+
+        Returns:
+            The same shape; what is not actionable stays.
         """
-        places = self._digits
-        # A power of ten is exact, a tenth is not: divide where there are decimals.
-        by = torch.pow(10.0, places.abs().double())
-        count = torch.where(places >= 0, values * by, values / by)
+        parts = (x, values, limits.lower, limits.upper)
+        own, value, low, high = (t.index_select(1, self._columns) for t in parts)
+        count = value * self._by / self._over
         near = count.round()
-        outward = torch.where(values >= x, count.ceil(), count.floor())
+        outward = torch.where(value >= own, count.ceil(), count.floor())
         kept = torch.where((count - near).abs() < ALMOST, near, outward)
-        rounded = torch.where(places >= 0, kept / by, kept * by)
-        inside = (rounded >= limits.lower) & (rounded <= limits.upper)
-        return torch.where(inside & (values != x), rounded, values)
+        rounded = kept / self._by * self._over
+        is_told = (rounded >= low) & (rounded <= high) & (value != own)
+        told = torch.where(is_told, rounded, value)
+        return values.index_copy(1, self._columns, told)
 
-    def _exists(self, x: Tensor, values: Tensor) -> Tensor:
-        """True where a value lies on the feature's steps or levels, or is the person's own."""
-        step = torch.where(self._stepped, self._step, torch.ones_like(self._step))
-        count = (values - self._origin) / step
-        on_step = ~self._stepped | ((count - count.round()).abs() < 1e-6)
-        for i in self._levelled:
-            on_step[:, i] = (values[:, i, None] == self._codes[i]).any(dim=1)
-        return on_step | (values == x)
+    def _exists(self, own: Tensor, value: Tensor) -> Tensor:
+        """True where a value lies on the feature's steps or levels, or is the person's own.
 
-    def _to_step(self, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
-        step = torch.where(self._stepped, self._step, torch.ones_like(self._step))
-        count = (values - self._origin) / step
-        rises = values >= x
-        slack = 1e-6
-        outward = torch.where(rises, (count - slack).ceil(), (count + slack).floor())
-        last = ((limits.upper - self._origin) / step + slack).floor()
-        first = ((limits.lower - self._origin) / step - slack).ceil()
-        kept = torch.minimum(torch.maximum(outward, first), last)
-        moved = (self._origin + kept * step).clamp(limits.lower, limits.upper)
-        turned = torch.where(rises, moved < x, moved > x)
-        return torch.where((first > last) | turned | (values == x), x, moved)
+        Args:
+            own: Of the columns that a box lets move, shape ``(n, k)``.
+            value: Set there, same shape.
+        """
+        is_own = value == own
+        exists = torch.ones_like(is_own)
+        if self._n_steps:
+            at = slice(self._n_free, None)
+            count = (value[:, at] - self._origins) / self._steps
+            exists[:, at] = (count - count.round()).abs() < NEAR
+        if self._n_levels:
+            at = slice(self._n_free + self._n_steps, None)
+            here = value[:, at].T.contiguous()
+            place = torch.searchsorted(self._levels, here).minimum(self._last_level)
+            exists[:, at] = (self._levels.gather(1, place) == here).T
+        return exists | is_own
 
-    def _to_level(self, i: int, x: Tensor, values: Tensor, limits: Limits) -> Tensor:
-        codes = self._codes[i]
-        value, own = values[:, i, None], x[:, i, None]
-        low, high = limits.lower[:, i, None], limits.upper[:, i, None]
-        slack = 1e-6 * codes.diff().min()
-        beyond = torch.where(value >= own, codes >= value - slack, codes <= value + slack)
-        usable = beyond & (codes >= low - slack) & (codes <= high + slack)
-        distance = (codes - value).abs().masked_fill(~usable, torch.inf)
-        nearest = codes[distance.argmin(dim=1)]
-        kept = torch.where(values[:, i].isnan(), values[:, i], x[:, i])
-        return torch.where(usable.any(dim=1), nearest, kept)
+    def _to_step(self, own: Tensor, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        step, origin = self._steps, self._origins
+        count = (value - origin) / step
+        rises = value >= own
+        outward = torch.where(rises, (count - NEAR).ceil(), (count + NEAR).floor())
+        last = ((high - origin) / step + NEAR).floor()
+        first = ((low - origin) / step - NEAR).ceil()
+        moved = (origin + outward.clamp(first, last) * step).clamp(low, high)
+        turned = torch.where(rises, moved < own, moved > own)
+        return torch.where((first > last) | turned | (value == own), own, moved)
+
+    def _to_level(self, own: Tensor, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        own, value, low, high = (t.T.contiguous() for t in (own, value, low, high))
+        levels, slack = self._levels, self._level_slack
+        rises = value >= own
+        least, most = low - slack, high + slack
+        least = torch.where(rises, torch.maximum(value - slack, least), least)
+        most = torch.where(rises, most, torch.minimum(value + slack, most))
+        # The first level on the way, where there is one before the box ends.
+        first = torch.searchsorted(levels, least)
+        last = (torch.searchsorted(levels, most, right=True) - 1).minimum(self._last_level)
+        place = torch.where(rises, first, last).clamp(0, levels.shape[1] - 1)
+        kept = torch.where(first <= last, levels.gather(1, place), own)
+        return torch.where(value.isnan(), value, kept).T
 
     def _orient(self, i: int, codes: tuple[float, ...]) -> None:
         """Up means towards the last level, also when codes fall."""
@@ -478,3 +556,6 @@ def _digits(width: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 # Shares of a standard deviation and of the largest value: what plans are rounded to.
 FINEST, SHORTEST = 1e-11, 1e-15
 ALMOST = 1e-3
+COARSE = 0.1
+# Share of a step or of the narrowest level that rounding may take.
+NEAR = 1e-6

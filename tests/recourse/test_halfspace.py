@@ -223,3 +223,20 @@ def test_no_rows_are_no_trouble() -> None:
     change, multiplier = cheapest_change(torch.ones(3), none, none[:, 0], none, none)
     assert change.shape == (0, 3)
     assert multiplier.shape == (0,)
+
+
+def test_columns_without_a_slope_change_nothing_for_the_others() -> None:
+    draws, n, d = seeded(0), 600, 30
+    few = torch.tensor([3, 8, 22])
+    price, low, high = torch.rand(3, n, d, generator=draws, dtype=torch.float64) + 0.1
+    slope, needed = torch.zeros_like(price), price[:, 0]
+    slope[:, few] = torch.randn(n, 3, generator=draws, dtype=torch.float64)
+    change, multiplier = cheapest_change(price, slope, needed, -low, high)
+    parts = (price, slope, -low, high)
+    prices, slopes, *box = (t[:, few] for t in parts)
+    alone, same = cheapest_change(prices, slopes, needed, *box)
+    assert torch.equal(change[:, few], alone)
+    assert torch.equal(multiplier, same)
+    assert int(change.count_nonzero(dim=0).count_nonzero()) == len(few)
+    nothing, _ = cheapest_change(price, torch.zeros_like(slope), needed, -low, high)
+    assert not nothing.any()

@@ -58,6 +58,10 @@ class AbsoluteCost(ScaledCost):
         # The standard deviations of the change and of the range cancel.
         return statistics.maximum - statistics.minimum
 
+    def _slope(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
+        price = self._weighted(self._scale, None if weights is None else weights.detach())
+        return torch.where(mask, (values - x).sign().abs() * price, 0.0)
+
     def _spread(self, x: Tensor) -> Tensor:
         spread = torch.ones(x.shape[-1], dtype=self._scale.dtype)
         at = self._columns

@@ -194,11 +194,14 @@ class Cost(ABC):
         costs = []
         for feature, table in self._switches:
             first = self.encoding.column(feature.name)
-            own, to = (self.encoding.level(t, feature) for t in (x, values))
-            price = table[own, to] * factors[..., first]
-            # What no plan may do has no price.
-            price = price.nan_to_num(posinf=0.0)
-            costs.append(torch.where(mask[..., first] != 0, price, 0.0))
+            is_set = mask[..., first] != 0
+            price = factors.new_zeros(is_set.shape)
+            if bool(is_set.any()):
+                own, to = (self.encoding.level(t, feature) for t in (x, values))
+                # What no plan may do has no price.
+                asked = (table[own, to] * factors[..., first]).nan_to_num(posinf=0.0)
+                price = torch.where(is_set, asked, price)
+            costs.append(price)
         return torch.stack(costs, dim=-1)
 
     def _config(self) -> dict[str, Any]:

@@ -75,8 +75,10 @@ class ScaledCost(Cost):
         return cost
 
     def _change(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
-        price = self._weighted(self._scale, weights)
-        change = (self._power(values - x) * mask * price).sum(dim=-1)
+        grown = self._power(values - x)
+        if mask.dtype != torch.bool:
+            grown = grown * mask
+        change = (grown * self._weighted(self._scale, weights)).sum(dim=-1)
         if not self._switches:
             return change
         moves = self._moves(x, mask, values, weights).sum(dim=-1)

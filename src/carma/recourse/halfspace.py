@@ -38,6 +38,20 @@ def cheapest_change(
         >>> change.tolist()
         [[1.5, 1.5]]
     """
+    if slope.numel() < MANY:
+        return _cheapest(price, slope, needed, lower, upper)
+    # Often few columns have a slope in any row, and sorting is what takes long.
+    at = slope.count_nonzero(dim=0).nonzero().squeeze(1)
+    if not len(at):
+        at = torch.zeros(1, dtype=torch.long)
+    few = [t.index_select(-1, at) for t in (price, slope, lower, upper)]
+    change, multiplier = _cheapest(few[0], few[1], needed, few[2], few[3])
+    return torch.zeros_like(slope).index_copy_(1, at, change), multiplier
+
+
+def _cheapest(
+    price: Tensor, slope: Tensor, needed: Tensor, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor]:
     rate = slope / price
     bound = torch.where(slope > 0, upper, lower)
     helps = slope * bound > 0
@@ -59,3 +73,7 @@ def cheapest_change(
     multiplier = torch.where(asked <= 0, 0.0, multiplier)
     change = torch.where(helps, torch.clamp(multiplier * rate, lower, upper), 0.0)
     return change, multiplier.squeeze(-1)
+
+
+# Numbers from which on it pays to look for columns without slopes.
+MANY = 10_000

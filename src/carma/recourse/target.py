@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
-from carma.constraints import Limits, PlanLimits, joined_or_none
+from carma.constraints import Limits, PlanLimits, are_finite, joined_or_none, taking
 from carma.errors import SettingsError
 from carma.interventions import Intervention
 from carma.table import Encoding
@@ -51,7 +51,7 @@ class People:
 
     def __getitem__(self, rows: Tensor | slice) -> People:
         """Some of the rows, by position, slice or bool."""
-        return self._each(lambda t: t[rows])
+        return self._each(taking(rows))
 
     def cloned(self) -> People:
         """Copies that slopes can be had through, also of tensors made in inference mode."""
@@ -107,13 +107,21 @@ class People:
         return encoding.derive(torch.where(self.gaps & ~mask, torch.nan, reached))
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> People:
-        weights = None if self.weights is None else function(self.weights)
-        aim = None if self.aim is None else function(self.aim)
-        given = None if self.given is None else self.given.each(function)
-        start = None if self.start is None else function(self.start)
-        gaps = None if self.gaps is None else function(self.gaps)
-        x, u = function(self.x), function(self.u)
-        return People(x, u, self.limits.each(function), weights, aim, given, start, gaps)
+        done: dict[int, Tensor] = {}
+
+        def once(tensor: Tensor) -> Tensor:
+            # What is given stands in the box, too.
+            if id(tensor) not in done:
+                done[id(tensor)] = function(tensor)
+            return done[id(tensor)]
+
+        weights = None if self.weights is None else once(self.weights)
+        aim = None if self.aim is None else once(self.aim)
+        given = None if self.given is None else self.given.each(once)
+        start = None if self.start is None else once(self.start)
+        gaps = None if self.gaps is None else once(self.gaps)
+        x, u = once(self.x), once(self.u)
+        return People(x, u, self.limits.each(once), weights, aim, given, start, gaps)
 
 
 class Target:
@@ -166,11 +174,15 @@ class Target:
             ahead = torch.minimum(ahead, self.most - logit)
         if people.aim is not None:
             ahead = ahead - people.aim
-        room = self._limits.room(people.x, reached)
+        room = self._limits.room(people.x, reached.detach())
         # Room that is left must not count: the slope would be that of the nearest bound, and
         # with a feature on its bound, no walk could tell how far past the aim it is.
-        ahead = torch.where(room < 0, torch.minimum(ahead, room), ahead)
-        is_real = torch.isfinite(reached).all(dim=1)
+        is_outside = room < 0
+        if bool(is_outside.any()):
+            if reached.requires_grad:
+                room = self._limits.room(people.x, reached)
+            ahead = torch.where(is_outside, torch.minimum(ahead, room), ahead)
+        is_real = are_finite(reached)
         return torch.where(is_real, ahead, -torch.inf).nan_to_num(-torch.inf, neginf=-torch.inf)
 
     def is_missed(self, lowest: Tensor, highest: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -89,6 +90,56 @@ def test_equal_rows_are_asked_about_once() -> None:
     probability = classifier.probability(x)
     assert asked == [[40.0, 10.0, 25.5]]
     assert probability.tolist() == pytest.approx([0.4, 0.1, 0.4, 0.255, 0.1, 0.1])
+
+
+def direct(rows: Any) -> Any:
+    """Of ``income``, which is the last column."""
+    return rows[:, -1] / 100
+
+
+def refusing(rows: pd.DataFrame) -> Any:
+    raise AssertionError("asked with a table")
+
+
+def test_it_may_be_asked_in_model_space() -> None:
+    """Equal rows once, too; gaps and what cannot be said are the same as with a table."""
+    x = BlackBoxClassifier(SCHEMA, refusing).encoding.encode(PEOPLE)[[2, 0, 2, 1]]
+    asked: list[Any] = []
+
+    def kept(rows: Any) -> Any:
+        asked.append(rows[:, -1].tolist())
+        return direct(rows)
+
+    classifier = BlackBoxClassifier(SCHEMA, refusing, direct=kept)
+    assert classifier.probability(x).tolist() == pytest.approx([0.4, 0.1, 0.4, 0.255])
+    assert asked == [[40.0, 10.0, 25.5]]
+    risk = BlackBoxClassifier(SCHEMA, refusing, score_of="unfavourable", direct=direct)
+    assert risk.probability(x).tolist() == pytest.approx([0.6, 0.9, 0.6, 0.745])
+    x[1, 0] = torch.nan
+    assert classifier.probability(x).isnan().tolist() == [False, True, False, False]
+    features = (replace(SCHEMA["job"], missing="pass"), *SCHEMA.features[1:])
+    taking = BlackBoxClassifier(replace(SCHEMA, features=features), refusing, direct=direct)
+    x[1, :2] = torch.nan
+    assert taking.probability(x).tolist() == pytest.approx([0.4, 0.1, 0.4, 0.255])
+
+
+def test_what_is_said_in_model_space_is_checked() -> None:
+    x = BlackBoxClassifier(SCHEMA, refusing).encoding.encode(PEOPLE)
+    with pytest.raises(ClassifierError, match=r"give shape \(3,\), one number a row"):
+        BlackBoxClassifier(SCHEMA, refusing, direct=lambda rows: rows).probability(x)
+    with pytest.raises(ClassifierError, match=r"between 0 and 1: .*; got 10.0"):
+        BlackBoxClassifier(SCHEMA, refusing, direct=lambda rows: rows[:, -1]).probability(x)
+
+
+def test_where_model_space_raises_the_table_is_asked() -> None:
+    def failing(rows: Any) -> Any:
+        raise ValueError("no such rows")
+
+    x = BlackBoxClassifier(SCHEMA, refusing).encoding.encode(PEOPLE)
+    classifier = BlackBoxClassifier(SCHEMA, lambda rows: rows["income"] / 100, direct=failing)
+    assert classifier.probability(x).tolist() == pytest.approx([0.1, 0.255, 0.4])
+    with pytest.raises(ClassifierError, match=r"on row 0, 1, 2 .*asked with a table"):
+        BlackBoxClassifier(SCHEMA, refusing, direct=failing).probability(x)
 
 
 def test_where_it_raises_the_rows_are_named() -> None:

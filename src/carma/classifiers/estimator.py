@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from carma.classifiers.base import Classifier
 from carma.classifiers.black_box import TOLERANCE, BlackBoxClassifier
+from carma.classifiers.boosted import Boosted
 from carma.errors import ClassifierError
 from carma.schema import Level, Schema
 from carma.table import Encoding
@@ -29,7 +31,8 @@ def from_estimator(
     What ``from_sklearn`` converts, is converted, and has slopes. All else (forests, boosted
     trees, calibrated or stacked classifiers, XGBoost, LightGBM, CatBoost, a class of one's own)
     becomes a ``BlackBoxClassifier`` that asks the estimator itself; so does everything where a
-    feature has ``missing = "pass"``: the estimator then sees NaN in its columns.
+    feature has ``missing = "pass"``: the estimator then sees NaN in its columns. LightGBM and
+    XGBoost are asked without a table between, where that gives the very same probabilities.
 
     Args:
         estimator: Fitted on original units: on a DataFrame whose columns are features of the
@@ -73,9 +76,9 @@ def from_estimator(
 
     def score(frame: pd.DataFrame) -> Any:
         given = frame if names in (None, list(schema.names)) else frame[names]
-        kinds = _with_gaps(types, frame)
+        kinds, current = _with_gaps(types, frame), given.dtypes
         # To convert nothing takes as long as to convert.
-        other = {name: kind for name, kind in kinds.items() if given[name].dtype != kind}
+        other = {name: kind for name, kind in kinds.items() if current[name] != kind}
         given = given.astype(other) if other else given
         answer = np.asarray(estimator.predict_proba(given if names else given.to_numpy()))
         if answer.shape != (len(frame), len(known)):
@@ -88,9 +91,13 @@ def from_estimator(
         return answer[:, position]
 
     classifier = BlackBoxClassifier(schema, score)
+    columns, seen = names or list(schema.names), None
     if table is not None:
-        _check_equal(classifier, estimator, table[names or list(schema.names)], position, table)
-    return classifier
+        seen = _check_equal(classifier, estimator, table[columns], position, table)
+    direct = Boosted.of(estimator, classifier.encoding, columns, types, position)
+    if direct is None or not direct.agrees(score, seen):
+        return classifier
+    return BlackBoxClassifier(schema, score, direct=direct)
 
 
 def _converted(
@@ -215,11 +222,12 @@ def _check_equal(
     given: pd.DataFrame,
     position: int,
     table: pd.DataFrame,
-) -> None:
+) -> Tensor:
+    """Refuse rows that mean something else to the two; returns those that were compared."""
     x = classifier.encoding.encode(table)
     is_seen = (x.isfinite() | classifier.encoding.passed(x)).all(dim=1)
     if not bool(is_seen.any()):
-        return
+        return x[is_seen]
     ours = classifier.probability(x[is_seen]).numpy()
     given = given[is_seen.numpy()]
     names = _fitted_names(estimator)
@@ -237,3 +245,4 @@ def _check_equal(
             "of what the schema makes of them differ by"
         )
         raise ClassifierError.of("from_estimator", "rows", rule, apart)
+    return x[is_seen]

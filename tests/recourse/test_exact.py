@@ -800,6 +800,8 @@ def test_a_plan_does_what_its_counterfactual_says() -> None:
         ({"max_subsets": 0}, "'max_subsets' must be at least 1"),
         ({"margin": 1.0}, "'margin' must be at least 0 and below 1; got 1.0"),
         ({"margin": math.nan}, "'margin' must be at least 0"),
+        ({"validity": 0.4}, "'validity' must be at least 0.5 and below 1; got 0.4"),
+        ({"validity": 1.0}, "'validity' must be at least 0.5 and below 1; got 1.0"),
     ],
 )
 def test_settings_check_themselves(settings: dict[str, Any], words: str) -> None:

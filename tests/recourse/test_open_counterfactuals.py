@@ -14,7 +14,10 @@ from carma import (
     Carma,
     CarmaSettings,
     CausalGraph,
+    ExactSettings,
+    ExactSolver,
     Feature,
+    Intervention,
     MixedFlow,
     MixedSettings,
     Schema,
@@ -22,6 +25,7 @@ from carma import (
 )
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.recourse.plans import Plans
+from carma.recourse.yardstick import least_cost_as_sure
 
 SCHEMA = Schema(
     (
@@ -115,3 +119,53 @@ def test_more_certainty_costs_more() -> None:
     (_, less), (_, more) = solved(0.75), solved(0.9)
     both = torch.isfinite(less.cost) & torch.isfinite(more.cost)
     assert float(more.cost[both].mean()) > float(less.cost[both].mean())
+
+
+# So close to the least cost a search comes where what follows jumps.
+N_SEARCHED, NEAR = 6, 1e-2
+
+
+def test_a_search_that_is_asked_for_sure_plans_finds_them() -> None:
+    model, classifier = fitted()
+    x, _ = solved(0.9)
+    plain, sure = (
+        ExactSolver(model, classifier, settings=ExactSettings(validity=validity))
+        for validity in (None, 0.9)
+    )
+    bare, asked = plain.solve(x[:N_SEARCHED]), sure.solve(x[:N_SEARCHED])
+    # Within reach there is a sure plan for everybody here, and few of the cheapest are sure.
+    assert (asked.expected_validity >= 0.9).all()
+    assert (bare.expected_validity >= 0.9).sum() <= N_SEARCHED / 2
+    assert (asked.cost >= bare.cost * (1 - NEAR)).all()
+    again = bare.expected_validity >= 0.9
+    assert torch.allclose(asked.cost[again], bare.cost[again])
+
+
+def test_where_no_plan_is_sure_the_search_tells_the_one_that_works() -> None:
+    model, classifier = fitted()
+    x = solved(0.9)[0][:N_SEARCHED]
+    plain = ExactSolver(model, classifier).solve(x)
+    # Only a hair further than the cheapest plan goes: what works is within reach, no sure plan is.
+    reach = (plain.values - x).abs().where(plain.mask, 0.0) * (1 + 1e-6)
+    limits = ExactSolver(model, classifier).limits.around(x)
+    tight = type(limits)(
+        torch.maximum(limits.lower, x - reach), torch.minimum(limits.upper, x + reach), plain.mask
+    )
+    settings = ExactSettings(validity=0.9)
+    asked = ExactSolver(model, classifier, settings=settings).solve(x, tight)
+    is_short = plain.expected_validity < 0.9
+    assert is_short.any()
+    assert asked.has_plan.all()
+    assert (asked.expected_validity[is_short] < 0.9).all()
+    assert torch.allclose(asked.cost, plain.cost, rtol=NEAR)
+
+
+def test_no_sure_plan_is_cheaper_than_the_yardstick() -> None:
+    x, plans = solved(0.9)
+    x, plans = x[:N_SEARCHED], plans[torch.arange(N_SEARCHED)]
+    search = ExactSolver(*fitted())
+    least = least_cost_as_sure(search, x, Intervention(plans.mask, plans.values), 0.9)
+    is_sure = plans.expected_validity >= 0.9
+    assert is_sure.sum() >= N_SEARCHED / 2
+    assert (least[is_sure] <= plans.cost[is_sure] * (1 + 1e-9)).all()
+    assert (least[is_sure] >= search.solve(x).cost[is_sure] * (1 - NEAR)).all()

@@ -144,6 +144,21 @@ def test_worlds() -> None:
         torch.testing.assert_close(worlds.stand[i], values)
 
 
+def test_after_the_moves_that_plans_hold() -> None:
+    people = everybody()
+    worlds, owner = made().worlds(people, made().open_to(people))
+    assert worlds.given is not None
+    # What plans set besides is none of their moves.
+    mask, values = worlds.given.mask.clone(), worlds.given.values.clone()
+    mask[:, SAVINGS], values[:, SAVINGS] = True, 9.0
+    after = made().after(people[owner], Intervention(mask, values))
+    assert after.given is not None
+    assert after.limits.given is not None
+    assert torch.equal(after.given.mask, worlds.given.mask)
+    assert torch.equal(after.limits.given, worlds.given.mask)
+    torch.testing.assert_close(after.stand, worlds.stand)
+
+
 def test_actions_that_are_left() -> None:
     people = everybody()
     for most in (1, 2, 3):

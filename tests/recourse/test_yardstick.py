@@ -1,4 +1,4 @@
-"""The yardstick for plans with a margin: never dearer than the plan, nor cheaper than without."""
+"""The yardstick for sure plans: never dearer than the plan, nor cheaper than without."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from carma import (
     CarmaSettings,
     CausalFlow,
     CausalGraph,
+    ExactSettings,
     ExactSolver,
     Feature,
     FlowSettings,
@@ -22,6 +23,8 @@ from carma import (
 from carma.benchmarks import Benchmark, load
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.interventions import Intervention
+from carma.recourse import sure_search
+from carma.recourse.candidates import Found
 from carma.recourse.yardstick import least_cost_as_sure
 from carma.rules import ActionRules, TimeLink
 
@@ -53,9 +56,43 @@ def test_it_lies_between_the_optimum_without_a_margin_and_the_plan(
     search = ExactSolver(*parts, cost=data.cost)
     least = least_cost_as_sure(search, x, Intervention(plans.mask, plans.values), 0.99)
     assert plans.has_plan.all()
+    is_sure = plans.expected_validity >= 0.99
+    assert is_sure.float().mean() > 0.9
+    assert (least[is_sure] <= plans.cost[is_sure] * (1 + 1e-9)).all()
     assert (least <= plans.cost * (1 + 1e-3)).all()
     assert (least >= search.solve(x).cost * (1 - 1e-3)).all()
     assert least.sum() > 1.01 * search.solve(x).cost.sum()
+
+
+def test_it_starts_from_the_plans_that_are_given(
+    data: Benchmark, parts: tuple[CausalFlow, NetworkClassifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = data.encoded("recourse", "test")
+    x = x[parts[1].rejects(x)][:3]
+    settings = ExactSettings(validity=0.99)
+    sure = ExactSolver(*parts, cost=data.cost, settings=settings).solve(x)
+    # A search that finds nothing by itself knows no better than what it is given, or improves it.
+    lost = ExactSettings(starts=1, explore_steps=1, keep=1, refine_steps=0, closed_form=False)
+    search = ExactSolver(*parts, cost=data.cost, settings=lost)
+    dearer = torch.where(sure.mask, x + 1.3 * (sure.values - x), x)
+    monkeypatch.setattr(sure_search.SureSearch, "best", lambda *_: Found.none(_[1]))
+    least = least_cost_as_sure(search, x, Intervention(sure.mask, dearer), 0.99)
+    torch.testing.assert_close(least, data.cost(x, sure.mask, dearer))
+    monkeypatch.undo()
+    least = least_cost_as_sure(search, x, Intervention(sure.mask, dearer), 0.99)
+    assert (least <= sure.cost * (1 + 1e-3)).all()
+
+
+def test_a_plan_that_falls_short_is_compared_with_the_search_that_goes_as_far(
+    data: Benchmark, parts: tuple[CausalFlow, NetworkClassifier]
+) -> None:
+    x = data.encoded("recourse", "test")
+    x = x[parts[1].rejects(x)][:3]
+    search = ExactSolver(*parts, cost=data.cost)
+    plans = search.solve(x)
+    assert (plans.expected_validity < 0.99).all()
+    least = least_cost_as_sure(search, x, Intervention(plans.mask, plans.values), 0.99)
+    torch.testing.assert_close(least, plans.cost, rtol=1e-5, atol=0)
 
 
 def test_without_a_plan_there_is_nothing_to_compare(

@@ -77,7 +77,10 @@ class Candidates:
 
     def cheapest(self, count: int) -> Candidates:
         """Only the ``count`` cheapest of each person."""
-        rows = lowest(self.cost, self.owner, len(self.people), count)
+        return self.of(lowest(self.cost, self.owner, len(self.people), count))
+
+    def of(self, rows: Tensor) -> Candidates:
+        """Only some of them, by position; rising."""
         return Candidates(
             self.people,
             self.owner[rows],

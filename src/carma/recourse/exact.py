@@ -19,13 +19,15 @@ from carma.recourse.base import Solver
 from carma.recourse.best_first import BestFirst, LocalModel
 from carma.recourse.candidates import Candidates, Found
 from carma.recourse.descent import PUSHES
-from carma.recourse.doubt import Doubt, Uncertainty
+from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.linear import LinearSearch
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.proposal import Proposal
 from carma.recourse.starts import spread_evenly
 from carma.recourse.status import Status
 from carma.recourse.subsets import all_subsets, n_subsets, set_codes
+from carma.recourse.sure_search import SureSearch
+from carma.recourse.sure_target import SureTarget
 from carma.recourse.target import People, Target, check_margin
 from carma.recourse.walks import WalkSearch
 from carma.state import State
@@ -50,6 +52,9 @@ class ExactSettings:
         max_subsets: Sets of features tried for each person, at most 4096, which bounds memory.
             Where there are more, the most promising are found by best-first search.
         margin: Aim this far past the threshold, as a probability.
+        validity: Probability with which plans shall hold, as in ``CarmaSettings``: every plan
+            goes past the threshold, and the margin, by as much as that asks of it. Where no such
+            plan is found, the plan is the one without. ``None`` asks for none.
         closed_form: Use the closed form where mechanisms and classifier are linear.
 
     Raises:
@@ -65,6 +70,7 @@ class ExactSettings:
     max_actions: int | None = None
     max_subsets: int = 64
     margin: float = 0.0
+    validity: float | None = None
     closed_form: bool = True
 
     def __post_init__(self) -> None:
@@ -78,6 +84,10 @@ class ExactSettings:
             "max_actions": (self.max_actions is None or self.max_actions >= 1, "be at least 1"),
             "max_subsets": (1 <= self.max_subsets <= 4096, "be at least 1 and at most 4096"),
             "margin": (0 <= self.margin < 1, "be at least 0 and below 1"),
+            "validity": (
+                self.validity is None or 0.5 <= self.validity < 1,
+                "be at least 0.5 and below 1",
+            ),
         }
         SettingsError.require(self, rules)
 
@@ -91,7 +101,9 @@ class ExactSolver(Solver):
     classifier are linear, the walks are replaced by their closed form. Classifiers without a
     gradient, features with steps or levels, and people for whom slopes lead nowhere are searched
     by ``PatternSearch``: coordinates and directions, no slopes. With too many features to try
-    every set, ``BestFirst`` lists the most promising sets.
+    every set, ``BestFirst`` lists the most promising sets. Plans that shall hold with a given
+    ``validity`` are sought from there by ``SureSearch``, which measures the margin of every trial:
+    the cheapest plan that is sure may be another one than the cheapest that works.
 
     A person without a plan is ``infeasible`` where that is proven: by the closed form over
     every set, or because bounds of the classifier over all that the person can reach stay below
@@ -161,6 +173,13 @@ class ExactSolver(Solver):
         parts = (self._target, self.cost, self.limits, shares, chosen.keep)
         self._patterns = PatternSearch(*parts, chosen.search_rounds, FAR_REACH)
         self._polish = PatternSearch(*parts, chosen.polish_rounds, NEAR_REACH)
+        self._sure_target = self._sure = None
+        if chosen.validity is not None and self._doubt.n_alternatives:
+            spreads = quantile(chosen.validity, self._doubt.n_alternatives)
+            aim = (self._follow, classifier, self.limits, chosen.margin)
+            self._sure_target = SureTarget(*aim, self._doubt, spreads)
+            world = (self._sure_target, self.cost, self.limits, shares)
+            self._sure = SureSearch(*world, has_slope=classifier.has_slope)
         walks_each = chosen.max_subsets if self._every is None else len(self._every)
         self._rows_at_once = max(1, ROWS // (max(1, walks_each) * chosen.starts))
 
@@ -174,6 +193,11 @@ class ExactSolver(Solver):
         """See ``ExactSettings``."""
         return self.settings.margin
 
+    @property
+    def validity(self) -> float | None:
+        """See ``ExactSettings``."""
+        return self.settings.validity
+
     def _fit(self, x: Tensor, progress: bool | None) -> None: ...
 
     @property
@@ -184,7 +208,7 @@ class ExactSolver(Solver):
         # No slope can be had through tensors that were made in inference mode.
         with torch.inference_mode(False), torch.no_grad():
             people = people.cloned()
-            is_hopeless = self._is_hopeless(people)
+            is_hopeless = self.is_hopeless(people)
             verdict = torch.where(is_hopeless, Status.INFEASIBLE.code, Status.NOT_FOUND.code)
             menu: list[Found] = []
             open_rows = (~is_hopeless).nonzero().squeeze(1)
@@ -192,11 +216,11 @@ class ExactSolver(Solver):
                 found = Found.none(people)
                 for rows in torch.split(open_rows, self._rows_at_once):
                     part, is_proof = self._search(people[rows], [f[rows] for f in menu])
-                    found.put(rows, part)
                     if place == 0:
                         is_none = is_proof & ~torch.isfinite(part.cost)
                         verdict[rows[is_none]] = Status.INFEASIBLE.code
-                menu.append(self._settled(people, found))
+                    found.put(rows, self._secured(people[rows], [f[rows] for f in menu], part))
+                menu.append(self._settled(people, found, self._target))
                 open_rows = torch.isfinite(found.cost).nonzero().squeeze(1)
             mask = torch.stack([f.mask for f in menu], dim=1).flatten(0, 1)
             values = torch.stack([f.values for f in menu], dim=1).flatten(0, 1)
@@ -277,19 +301,24 @@ class ExactSolver(Solver):
 
     def _flipped(self, people: People, menu: list[Found], found: Found) -> Found:
         """Improve plans by adding or dropping one feature at a time."""
-        flips = torch.zeros(len(self._columns), people.x.shape[1], dtype=torch.bool)
-        flips[torch.arange(len(self._columns)), self._columns] = True
         for _ in range(FLIPS):
             reached = self._follow(people.x, people.do(found.mask, found.values), people.u)
-            masks = (found.mask[:, None] ^ flips) & people.limits.may_act[:, None]
+            masks = self._one_other(people, found.mask)
             masks &= torch.isfinite(found.cost)[:, None, None]
-            too_many = masks.sum(dim=2) > (self.settings.max_actions or len(self._columns))
-            masks = self._usable(people, menu, masks & ~too_many[..., None])
+            masks = self._usable(people, menu, masks)
             flipped = self._from_point(people, masks, reached)
             if not bool((flipped.cost < found.cost).any()):
                 break
             found = found.or_better(flipped)
         return found
+
+    def _one_other(self, people: People, mask: Tensor) -> Tensor:
+        """The sets with one feature more or less, ``(n, m, d)``; empty where that is too many."""
+        flips = torch.zeros(len(self._columns), mask.shape[1], dtype=torch.bool)
+        flips[torch.arange(len(self._columns)), self._columns] = True
+        masks = (mask[:, None] ^ flips) & people.limits.may_act[:, None]
+        too_many = masks.sum(dim=2) > (self.settings.max_actions or len(self._columns))
+        return masks & ~too_many[..., None]
 
     def _from_point(self, people: People, masks: Tensor, point: Tensor) -> Found:
         """The cheapest plan over given sets of features, from one point for each person."""
@@ -323,7 +352,52 @@ class ExactSolver(Solver):
             found.put(lost, replace(again, n_evaluations=tried))
         return found
 
-    def _settled(self, people: People, found: Found) -> Found:
+    def _secured(self, people: People, menu: list[Found], found: Found) -> Found:
+        """Plans that are sure enough in the place of those that are not, where there are any."""
+        if self._sure_target is None:
+            return found
+        found, works = self._settled(people, found, self._target), torch.isfinite(found.cost)
+        is_short = works & (self._sure_target.surplus(people, found.mask, found.values) < 0)
+        rows = is_short.nonzero().squeeze(1)
+        if not len(rows):
+            return found
+        people, menu, plans = people[rows], [f[rows] for f in menu], [found[rows]]
+        effort = plans[0].n_evaluations.clone()
+        for _ in range(ROUNDS):
+            # The margin that one plan needs is only about that of another one.
+            last = plans[-1]
+            aim = self._sure_target.needed(people, last.mask, last.values).clamp(max=WIDEST)
+            if people.aim is not None:
+                aim = aim + people.aim
+            further, _ = self._search(replace(people, aim=aim), menu)
+            effort += further.n_evaluations
+            has_one = torch.isfinite(further.cost)
+            plans.append(last[torch.arange(len(rows))])
+            plans[-1].put(has_one, further[has_one])
+        sure = self._cheapest_sure(people, menu, plans)
+        effort += sure.n_evaluations
+        is_sure = torch.isfinite(sure.cost)
+        found = found[torch.arange(len(found.cost))]
+        found.put(rows[is_sure], sure[is_sure])
+        found.n_evaluations[rows] = effort
+        return found
+
+    def _cheapest_sure(self, people: People, menu: list[Found], plans: list[Found]) -> Found:
+        """The best plans that are sure enough, sought from given ones and over sets of features."""
+        assert self._sure_target is not None  # noqa: S101
+        assert self._sure is not None  # noqa: S101
+        if self._every is not None:
+            masks = self._every.expand(len(people), -1, -1)
+        else:
+            near = self._one_other(people, plans[-1].mask)
+            masks = torch.cat([torch.stack([plan.mask for plan in plans], dim=1), near], dim=1)
+            codes = set_codes(masks)
+            is_old = (codes[:, :, None] == codes[:, None]).tril(-1).any(dim=2)
+            masks = masks & ~is_old[..., None]
+        found = self._sure.best(people, self._usable(people, menu, masks), plans)
+        return self._settled(people, found, self._sure_target)
+
+    def _settled(self, people: People, found: Found, target: Target) -> Found:
         """Push plans that fall a hair short a little further.
 
         The best plan lies on the boundary, and a model in single precision answers a little
@@ -331,7 +405,7 @@ class ExactSolver(Solver):
         """
         x, mask, values = people.x, found.mask, found.values
         for push in PUSHES:
-            is_short = mask.any(dim=1) & (self._target.surplus(people, mask, values) < 0)
+            is_short = mask.any(dim=1) & (target.surplus(people, mask, values) < 0)
             if not bool(is_short.any()):
                 break
             further = x + (1 + push) * (found.values - x)
@@ -344,8 +418,8 @@ class ExactSolver(Solver):
         """True where slopes lead all the way to a plan."""
         return self.classifier.has_slope and not self.limits.has_grid
 
-    def _is_hopeless(self, people: People) -> Tensor:
-        """Proven: no plan within the limits reaches the threshold, ``(n,)``."""
+    def is_hopeless(self, people: People) -> Tensor:
+        """For whom it is proven that no plan within the limits reaches the threshold, ``(n,)``."""
         box = people.limits
         # What can only be set to the own value moves nothing.
         moves, at = Limits(box.lower, box.upper, box.can_move), people.x
@@ -361,8 +435,11 @@ class ExactSolver(Solver):
         return self._bare_target.is_missed(*ends)
 
     def _standing(self, people: People, surplus: Tensor) -> tuple[Tensor, Uncertainty | None]:
-        is_sure, _ = super()._standing(people, surplus)
         nothing = torch.zeros_like(people.x, dtype=torch.bool)
+        if self._sure_target is None:
+            is_sure, _ = super()._standing(people, surplus)
+        else:
+            is_sure = self._sure_target.surplus(people, nothing, people.x) >= 0
         return is_sure, self._doubt.of(people, nothing, people.x)
 
     def _may_follow(self, may_act: Tensor) -> Tensor:
@@ -412,6 +489,9 @@ LOOKS = 1
 FLIPS = 5
 ON_GRID = 6
 POLISHED = 2
+# Searches for the margin that the plan before needs, in log-odds, at most so wide.
+ROUNDS = 2
+WIDEST = 30.0
 # Rounds of best-first search where its bound is a guide, and where it is a true one.
 GUIDE_ROUNDS = 20
 PROOF_ROUNDS = 200

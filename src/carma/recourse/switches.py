@@ -97,7 +97,7 @@ class Switches:
         owner, which = chosen.nonzero(as_tuple=True)
         some = people[owner]
         given = Intervention(self._mask[which], self._values[which])
-        limits = replace(some.limits, given=given.mask)
+        limits = some.limits
         if limits.max_actions is not None:
             left = limits.max_actions - self._size[which]
             # Whoever may do no more has no room for it.
@@ -105,10 +105,17 @@ class Switches:
             lower = torch.where(has_room, limits.lower, some.x)
             upper = torch.where(has_room, limits.upper, some.x)
             limits = replace(limits, max_actions=left.clamp(min=1), lower=lower, upper=upper)
-        moved = replace(some, limits=limits, given=given)
-        nothing = torch.zeros_like(given.mask)
-        start = self._follow(some.x, moved.do(nothing, some.x), some.u)
-        return replace(moved, start=start), owner
+        return self._moved(replace(some, limits=limits), given), owner
+
+    def after(self, people: People, do: Intervention) -> People:
+        """People after the moves that their plans hold, one plan of each.
+
+        Args:
+            people: n of them.
+            do: n plans; what else they set is left out.
+        """
+        mask = do.mask & self._mask.any(dim=0)
+        return self._moved(people, Intervention(mask, torch.where(mask, do.values, people.x)))
 
     def stay(self, people: People) -> People:
         """The same people after no move at all, to be joined with those who moved."""
@@ -131,9 +138,12 @@ class Switches:
         weight = torch.where(moves[:, None], may, True).double()
         which = torch.multinomial(weight, 1, generator=draws).squeeze(1)
         mask = self._mask[which] & moves[:, None]
-        given = Intervention(mask, torch.where(mask, self._values[which], people.x))
-        moved = replace(people, limits=replace(people.limits, given=mask), given=given)
-        nothing = torch.zeros_like(mask)
+        values = torch.where(mask, self._values[which], people.x)
+        return self._moved(people, Intervention(mask, values))
+
+    def _moved(self, people: People, given: Intervention) -> People:
+        moved = replace(people, limits=replace(people.limits, given=given.mask), given=given)
+        nothing = torch.zeros_like(given.mask)
         start = self._follow(people.x, moved.do(nothing, people.x), people.u)
         return replace(moved, start=start)
 

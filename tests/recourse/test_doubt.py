@@ -197,6 +197,20 @@ def test_known_disagreement_gives_its_mean_and_standard_deviation(
     torch.testing.assert_close(found.spread, torch.tensor([spread] * 3 + [0.0]).double())
 
 
+def test_many_people_are_compared_in_parts(
+    chain: Benchmark,
+    shifted: Shifted,
+    linear: LinearClassifier,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    doubt = Doubt(shifted, linear(chain.schema, [0.3, 1.0, 0.5, 3.0], -0.25))
+    whole = doubt.of(*plans(chain, shifted))
+    monkeypatch.setattr("carma.recourse.doubt.CHUNK", 3 * len(Shifted.shifts))
+    parts = doubt.of(*plans(chain, shifted))
+    torch.testing.assert_close(parts.bias, whole.bias)
+    torch.testing.assert_close(parts.spread, whole.spread)
+
+
 def test_what_all_models_share_is_not_in_doubt(
     chain: Benchmark, shifted: Shifted, linear: LinearClassifier
 ) -> None:

@@ -23,6 +23,7 @@ from carma import (
     ExactSettings,
     ExactSolver,
     FlowSettings,
+    Intervention,
     PublishedCarma,
     Status,
     TrainingSettings,
@@ -34,6 +35,7 @@ from carma.benchmarks import Benchmark
 from carma.benchmarks import load as load_benchmark
 from carma.classifiers.network import NetworkClassifier
 from carma.errors import BundleError, ClassifierError, NotFittedError, TrainingError
+from carma.recourse.grounding import PROBES
 
 QUICK = CarmaSettings(
     lessons=150, training=TrainingSettings(epochs=15), rehearsal=TrainingSettings(epochs=15)
@@ -86,6 +88,27 @@ def test_plans_work_for_the_estimator_and_cost_little_more_than_by_search(
     both = exact.has_plan & plans.has_plan[:25]
     assert int(both.sum()) >= 24
     assert float(plans.cost[:25][both].sum() / exact.cost[both].sum()) <= 1.15
+
+
+def test_no_plan_is_dearer_than_a_small_move_of_one_feature(
+    loan: Benchmark, trees: Classifier, solver: Carma, people: Tensor
+) -> None:
+    plans = solver.using(fallback=False).solve(people)
+    limits, std = solver.limits, loan.scm.statistics_.std
+    u, box = loan.scm.abduct(people), limits.around(people)
+    checked = 0
+    for column in loan.encoding.actionable.tolist():
+        mask = torch.zeros_like(people, dtype=torch.bool)
+        mask[:, column] = True
+        for share in (*PROBES, *(-share for share in PROBES)):
+            moved = limits.project(people, people + share * std * mask, box)
+            do = Intervention(mask, moved)
+            works = ~trees.rejects(loan.scm.counterfactual(people, do, u))
+            works &= (moved != people).any(dim=1) & limits.permits(people, do, box)
+            price = loan.cost(people, mask, moved)
+            assert (plans.cost <= price * (1 + 1e-6))[works].all()
+            checked += int(works.sum())
+    assert checked > 20
 
 
 def test_a_logistic_regression_in_a_box_gets_the_plans_of_its_closed_form(

@@ -18,7 +18,8 @@ from carma.recourse.linear import LinearSearch
 from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import Drafts
-from carma.recourse.refinement import Refined, Refinement
+from carma.recourse.refined import Refined
+from carma.recourse.refinement import Refinement
 from carma.recourse.starts import spread_evenly
 from carma.recourse.target import People, Target
 from carma.state import seeded
@@ -50,7 +51,8 @@ def refinement(
     patterns = PatternSearch(target, cost, limits, spread_evenly(6, columns, d), 4, 20, 0.02)
     neighbours = Neighbours(target._follow, target, cost, columns, d) if widely else None
     scale = torch.ones(d, dtype=torch.float64)
-    return Refinement(target, cost, limits, doubt, spreads, steps, patterns, neighbours, scale)
+    parts = (target, cost, limits, doubt, spreads, steps, patterns, neighbours, scale)
+    return Refinement(*parts, likely=3)
 
 
 def drafts_for(problem: Problem, people: People, m: int) -> Drafts:

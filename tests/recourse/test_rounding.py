@@ -230,7 +230,7 @@ PLACES = st.lists(st.integers(0, 40), min_size=4, max_size=4)
 
 
 @given(PLACES, PLACES, st.floats(0, 0.9))
-def test_inward_is_one_step_nearer_and_never_past_the_own_value(
+def test_inward_is_a_share_of_the_steps_nearer_and_never_past_the_own_value(
     owns: list[int], tos: list[int], off: float
 ) -> None:
     features = tuple(
@@ -246,7 +246,8 @@ def test_inward_is_one_step_nearer_and_never_past_the_own_value(
     before, after = values - x, nearer - x
     assert (before * after >= 0).all()
     assert (after.abs() <= before.abs()).all()
-    expected = torch.minimum(before.abs(), step)
+    stride = (0.3 / step * before.abs()).floor().clamp(min=1) * step
+    expected = torch.minimum(before.abs(), stride)
     torch.testing.assert_close(before.abs() - after.abs(), expected, rtol=0, atol=1e-12)
     own = limits.inward(x, x, 0.3)
     assert torch.equal(own, x)

@@ -20,9 +20,11 @@ from carma.personal import personal_limits
 from carma.progress import track
 from carma.recourse.candidates import lowest
 from carma.recourse.doubt import Uncertainty
+from carma.recourse.menus import falls_short, menus_of
 from carma.recourse.plans import Plans
 from carma.recourse.proposal import Proposal
 from carma.recourse.result import RecourseResult
+from carma.recourse.rivals import Rivals
 from carma.recourse.status import Status
 from carma.recourse.switches import Switches
 from carma.recourse.target import People, Target
@@ -30,7 +32,7 @@ from carma.state import State, one_thread
 from carma.table import to_pandas
 from carma.training import check_at_least
 
-__all__ = ["Solver"]
+__all__ = ["NEARLY", "Solver"]
 
 
 class Solver(ABC):
@@ -348,6 +350,8 @@ class Solver(ABC):
         owner = torch.arange(n).repeat_interleave(len(plans.cost) // max(1, n))
         if len(self._switches):
             plans, owner = self._with_moves(people, before, plans, owner, n_plans)
+        if self._insists:
+            plans, owner = self._insisted(people, before, plans, owner, n_plans)
         is_lost = torch.ones(n, dtype=torch.bool)
         is_lost[owner[torch.isfinite(plans.cost)]] = False
         lost = is_lost.nonzero().squeeze(1)
@@ -357,7 +361,7 @@ class Solver(ABC):
             return [plans, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
         effort = torch.zeros(n, dtype=torch.long).index_add(0, owner, plans.n_evaluations)
         plans.n_evaluations.copy_(effort[owner])
-        return self._ranked(plans, owner, x, before, n_plans)
+        return menus_of(plans, owner, x, before, n_plans, self.encoding.actions, self.validity)
 
     def _proposed(self, people: People, n_plans: int) -> Proposal:
         if len(self.encoding.actionable):
@@ -366,6 +370,31 @@ class Solver(ABC):
         verdict = torch.full_like(nothing, Status.INFEASIBLE.code)
         return Proposal(Intervention.none(people.x), nothing, verdict)
 
+    def _proposed_among(
+        self,
+        people: People,
+        n_plans: int,
+        rivals: Rivals,  # noqa: ARG002
+        *,
+        insists: bool,  # noqa: ARG002
+    ) -> Proposal:
+        """Propose for people after moves, where only the cheapest of each person's plans counts.
+
+        With ``insists``, whatever it takes.
+        """
+        return self._proposed(people, n_plans)
+
+    @property
+    def _insists(self) -> bool:
+        """Whether to try harder for people who have no sure plan."""
+        return False
+
+    def _outlook(self, people: People) -> tuple[Tensor, Tensor]:
+        """Log-odds past the decision where people stand, and the most of a few looks, ``(n,)``."""
+        target = Target(self._follow, self.classifier, self.limits, 0.0)
+        surplus = target.surplus(people, torch.zeros_like(people.limits.may_act), people.x)
+        return surplus, torch.full_like(surplus, torch.inf)
+
     def _with_moves(
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
     ) -> tuple[Plans, Tensor]:
@@ -373,7 +402,7 @@ class Solver(ABC):
         cost = plans.cost.nan_to_num(torch.inf)
         if self.validity is not None:
             # A surer plan may cost more.
-            is_short = plans.expected_validity < self.validity - ROUNDING
+            is_short = falls_short(plans, self.validity)
             cost = torch.where(is_short, torch.inf, cost)
         least = cost.view(len(people), -1).amin(dim=1)
         worlds, whose = self._switches.worlds(people, self._switches.open_to(people))
@@ -392,26 +421,67 @@ class Solver(ABC):
             for some in (worlds, people)
         )
         keep = self._promising(whose, price, surplus, least, -lacks)
-        worlds, whose, surplus = worlds[keep], whose[keep], surplus[keep]
+        rivals = Rivals(whose[keep], price[keep], least)
+        found = self._followed(worlds[keep], surplus[keep], rivals, before, n_plans)
+        return _in_order([(plans, owner), *found])
+
+    def _followed(
+        self,
+        worlds: People,
+        surplus: Tensor,
+        rivals: Rivals,
+        before: Tensor,
+        n_plans: int,
+        *,
+        insists: bool = False,
+    ) -> list[tuple[Plans, Tensor]]:
+        """Plans after some moves, those that the moves are alone first; whose each plan is."""
+        whose = rivals.owner
         is_sure, uncertainty = self._standing(worlds, surplus)
         is_allowed = worlds.limits.keeps_rules(torch.zeros_like(worlds.x, dtype=torch.bool))
-        found, owners = [plans], [owner]
+        found = []
         # A search keeps its margin; what falls short of sure is ranked, or taken as it comes.
-        is_enough = is_sure if self.found is Status.SEARCHED else surplus >= 0
+        is_enough = surplus >= 0
+        if self.found is Status.SEARCHED:
+            is_enough, _ = Solver._standing(self, worlds, surplus)
+        if worlds.given is not None:
+            is_enough = is_enough & worlds.given.mask.any(dim=1)
         alone = (is_allowed & is_enough).nonzero().squeeze(1)
         if len(alone):
             some, tried = worlds[alone], torch.ones_like(alone)
             doubt = None if uncertainty is None else uncertainty[alone]
             proposal = Proposal(Intervention.none(some.x), tried, uncertainty=doubt)
-            found.append(self._answered(some, proposal, before[whose[alone]], is_alone=True))
-            owners.append(whose[alone])
+            plans = self._answered(some, proposal, before[whose[alone]], is_alone=True)
+            found.append((plans, whose[alone]))
         rest = (~(is_allowed & is_sure)).nonzero().squeeze(1)
         if len(rest):
             some = worlds[rest]
-            further = self._answered(some, self._proposed(some, n_plans), before[whose[rest]])
-            found.append(further)
-            owners.append(whose[rest].repeat_interleave(len(further.cost) // len(rest)))
-        return _in_order(found, owners)
+            proposal = self._proposed_among(some, n_plans, rivals[rest], insists=insists)
+            plans = self._answered(some, proposal, before[whose[rest]])
+            found.append((plans, whose[rest].repeat_interleave(len(plans.cost) // len(rest))))
+        return found
+
+    def _insisted(
+        self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
+    ) -> tuple[Plans, Tensor]:
+        """Add plans for people without a sure one, with more effort, after all moves."""
+        assert self.validity is not None  # noqa: S101
+        is_sure = plans.has_plan & ~falls_short(plans, self.validity)
+        has_sure = torch.zeros(len(people), dtype=torch.bool)
+        has_sure[owner[is_sure]] = True
+        lost = (~has_sure).nonzero().squeeze(1)
+        some, whose = self._everywhere(people, lost)
+        surplus, reach = self._outlook(some)
+        rows = (reach >= NEARLY * surplus).nonzero().squeeze(1)
+        if not len(rows):
+            return plans, owner
+        some, whose, surplus = some[rows], whose[rows], surplus[rows]
+        price = torch.zeros_like(surplus)
+        if some.given is not None:
+            price = self.cost.of(some.x, some.given, some.weights)
+        rivals = Rivals(whose, price, torch.full_like(before, torch.inf))
+        found = self._followed(some, surplus, rivals, before, n_plans, insists=True)
+        return _in_order([(plans, owner), *found])
 
     def _searched(
         self,
@@ -422,35 +492,38 @@ class Solver(ABC):
         lost: Tensor,
         n_plans: int,
     ) -> tuple[Plans, Tensor]:
-        """Add plans for people without one, by the search, in all the worlds open to them."""
-        found, owners = [], []
-        some = people[lost]
-        is_open = torch.zeros(len(lost), len(self._switches), dtype=torch.bool)
-        if len(self._switches):
-            is_open = self._switches.open_to(some)
-            worlds, whose = self._switches.worlds(some, is_open)
-            if self.most_worlds is not None:
-                nothing = torch.zeros_like(worlds.x, dtype=torch.bool)
-                target = Target(self._follow, self.classifier, self.limits, 0.0)
-                lacks = -target.surplus(worlds, nothing, worlds.x)
-                nearest = lowest(lacks, whose, len(lost), self.most_worlds)
-                worlds, whose = worlds[nearest], whose[nearest]
-            some = People.joined([self._switches.stay(some), worlds])
-            lost = torch.cat([lost, lost[whose]])
-        proposal = self._rescue(some, n_plans)
+        """Add plans for people without one, by the search, after all moves or the best ones."""
+        some, whose = self._everywhere(people, lost)
+        if len(self._switches) and self.most_worlds is not None:
+            # A search takes as long as all else: only where there is something to be found.
+            _, reach = self._outlook(some)
+            rows = (reach >= 0).nonzero().squeeze(1)
+            rows = rows[lowest(-reach[rows], whose[rows], len(people), self.most_worlds)]
+            some, whose = some[rows], whose[rows]
+        found = []
+        proposal = self._rescue(some, n_plans) if len(some) else None
         if proposal is not None:
-            further = self._answered(some, proposal, before[lost])
-            found.append(further)
-            owners.append(lost.repeat_interleave(len(further.cost) // len(lost)))
+            further = self._answered(some, proposal, before[whose])
+            found.append((further, whose.repeat_interleave(len(further.cost) // len(whose))))
         # What was searched for comes first: it may have a proof that there is nothing.
-        every, owner = _in_order([*found, plans], [*owners, owner])
+        every, owner = _in_order([*found, (plans, owner)])
         if len(self._switches):
-            has_moves = torch.zeros(len(people), dtype=torch.bool)
-            has_moves[lost[: len(is_open)]] = is_open.any(dim=1)
+            has_moves = self._switches.open_to(people).any(dim=1)
             # No proof without moves is one with them.
             is_proof = every.status == Status.INFEASIBLE.code
             every.status[is_proof & has_moves[owner]] = Status.NOT_FOUND.code
         return every, owner
+
+    def _everywhere(self, people: People, rows: Tensor) -> tuple[People, Tensor]:
+        """Some people as they are and after all moves open to them; and who each one is."""
+        some = people[rows]
+        if not len(self._switches):
+            return some, rows
+        worlds, whose = self._switches.worlds(some, self._switches.open_to(some))
+        every = People.joined([self._switches.stay(some), worlds])
+        owner = torch.cat([torch.arange(len(some)), whose])
+        order = owner.argsort(stable=True)
+        return every[order], rows[owner[order]]
 
     def _rescue(self, people: People, n_plans: int) -> Proposal | None:  # noqa: ARG002
         """Search for people for whom nothing was proposed that works; ``None``: do not."""
@@ -562,45 +635,6 @@ class Solver(ABC):
             tried,
         )
 
-    def _ranked(
-        self, plans: Plans, owner: Tensor, x: Tensor, before: Tensor, n_plans: int
-    ) -> list[Plans]:
-        """The cheapest plans of each person that no cheaper one makes useless."""
-        n = len(x)
-        rank = plans.cost.nan_to_num(torch.inf)
-        if self.validity is not None:
-            # What is not sure enough is for those only who have nothing that is.
-            is_short = plans.expected_validity < self.validity - ROUNDING
-            has_sure = torch.zeros(n, dtype=torch.bool)
-            has_sure[owner[torch.isfinite(rank) & ~is_short]] = True
-            rank = torch.where(is_short & has_sure[owner], torch.inf, rank)
-        if n_plans == 1:
-            return [plans[lowest(rank, owner, n, 1)]]
-        sizes = torch.bincount(owner, minlength=n)
-        each = int(sizes.max())
-        nth = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
-        row = torch.zeros(n, each, dtype=torch.long)
-        cost = torch.full((n, each), torch.inf, dtype=rank.dtype)
-        row[owner, nth], cost[owner, nth] = torch.arange(len(owner)), rank
-        order = cost.argsort(dim=1, stable=True)
-        cost, row = cost.gather(1, order), row.gather(1, order)
-        # What passing time moves is no action.
-        mask = plans.mask[row][..., self.encoding.actions]
-        within = ~(mask[:, :, None] & ~mask[:, None]).any(dim=3)
-        earlier = torch.ones(each, each, dtype=torch.bool).triu(1)
-        works = torch.isfinite(cost)
-        is_useless = (within & earlier & works[:, :, None]).any(dim=1)
-        rank = torch.where(works & ~is_useless, 0, 1).argsort(dim=1, stable=True)
-        row, offered = row.gather(1, rank), (works & ~is_useless).gather(1, rank)
-        menus = [plans[row[:, 0]]]
-        for k in range(1, n_plans):
-            further = Plans.no_other(x, before)
-            if k < each:
-                has_it = offered[:, k]
-                further.put(has_it, plans[row[has_it, k]])
-            menus.append(further)
-        return menus
-
     def _verdict(self, people: People, proposal: Proposal, before: Tensor) -> Tensor:
         """Status of people for whom nothing is proposed."""
         verdict = proposal.verdict
@@ -663,9 +697,9 @@ def _refuse(owner: str, name: str, rule: str, values: Tensor, wrong: Tensor) -> 
         raise ConstraintError.of(owner, name, rule, values[row, column].item())
 
 
-def _in_order(parts: list[Plans], owners: list[Tensor]) -> tuple[Plans, Tensor]:
-    """All plans, those of one person next to each other."""
-    plans, owner = Plans.joined(parts), torch.cat(owners)
+def _in_order(parts: list[tuple[Plans, Tensor]]) -> tuple[Plans, Tensor]:
+    """All plans, those of one person next to each other; and whose each is."""
+    plans, owner = Plans.joined([p for p, _ in parts]), torch.cat([o for _, o in parts])
     order = owner.argsort(stable=True)
     return plans[order], owner[order]
 
@@ -674,5 +708,7 @@ def _in_order(parts: list[Plans], owners: list[Tensor]) -> tuple[Plans, Tensor]:
 # than the best plan are given up.
 FAR, HOPE = 1e6, 1.3
 TINY = 1e-6
-# Moves that more likely fail than hold are no plan; rounding of a probability.
-EVEN, ROUNDING = 0.5, 1e-6
+# Moves that more likely fail than hold are no plan.
+EVEN = 0.5
+# Share of what is lacking that looks may leave.
+NEARLY = 0.15

@@ -37,6 +37,7 @@ class Branching:
     def __init__(self, target: Target, cost: Cost, limits: PlanLimits, rounding: Rounding) -> None:
         self._target, self._cost = target, cost
         self._limits, self._rounding = limits, rounding
+        self._is_coarse = limits.is_coarse
 
     def improved(self, people: People, found: Found) -> Found:
         """The same plans or cheaper ones.
@@ -59,11 +60,16 @@ class Branching:
         mask, values = found.mask, found.values
         trials, saved = self._rounding.back(people, mask, values, 0.0)
         person, place = (saved > WORTH * found.cost[:, None]).nonzero(as_tuple=True)
+        start = trials[person, place]
+        pinned = start != values[person]
+        # What is rounded by much may leave too much to the others.
+        coarse = mask & self._is_coarse
+        rows = (coarse.any(dim=1) & (mask & ~coarse).any(dim=1)).nonzero().squeeze(1)
+        person, start = torch.cat([person, rows]), torch.cat([start, values[rows]])
+        pinned = torch.cat([pinned, coarse[rows]])
         if not len(person):
             return Found.none(people)
-        start, held = trials[person, place], mask[person]
-        some = people[person]
-        pinned = start != values[person]
+        some, held = people[person], mask[person]
         box = some.limits
         lower, upper = (torch.where(pinned, start, t) for t in (box.lower, box.upper))
         held_there = replace(some, limits=replace(box, lower=lower, upper=upper))
@@ -96,5 +102,5 @@ class Branching:
 
 # Rounds of branches, and steps of each walk; least share of a plan's cost that a step back has
 # to save.
-ROUNDS, STEPS = 2, 5
+ROUNDS, STEPS = 1, 5
 WORTH = 0.02

@@ -15,7 +15,7 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
-from carma.recourse.base import Solver
+from carma.recourse.base import NEARLY, Solver
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
 from carma.recourse.grounding import Grounding
@@ -25,6 +25,7 @@ from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import Policy
 from carma.recourse.proposal import Proposal
 from carma.recourse.refinement import Refinement
+from carma.recourse.rivals import Rivals
 from carma.recourse.starts import spread_evenly
 from carma.recourse.status import Status
 from carma.recourse.subsets import n_subsets
@@ -146,7 +147,7 @@ class Carma(Solver):
 
     kind: ClassVar[str] = "carma"
     at_once: ClassVar[int] = 8192
-    most_worlds: ClassVar[int | None] = 5
+    most_worlds: ClassVar[int | None] = 4
     found: ClassVar[Status] = Status.REFINED
     history_: History
     rehearsal_: History
@@ -181,6 +182,7 @@ class Carma(Solver):
         doubt = Doubt(model, guide)
         spreads = quantile(self.settings.validity, doubt.n_alternatives)
         shares = spread_evenly(STARTS, self._columns, self.encoding.n_columns)
+        self._spread = shares[:LOOKS]
         parts = (self.cost, self.limits)
         margin = (doubt, spreads)
         world = (self._follow, self._target, self.cost)
@@ -195,7 +197,7 @@ class Carma(Solver):
         if guide is classifier:
             patterns = PatternSearch(self._target, *parts, shares, keep, TRIALS, NEAR_REACH)
             self._refinement = Refinement(
-                self._target, *parts, *margin, steps, patterns, neighbours, scale
+                self._target, *parts, *margin, steps, patterns, neighbours, scale, keep
             )
             return
         target = Target(self._follow, classifier, self.limits, 0.0)
@@ -298,16 +300,49 @@ class Carma(Solver):
         return Lessons.joined(taught)
 
     def _propose(self, people: People, n_plans: int) -> Proposal:
+        return self._refined(people, n_plans, None)
+
+    def _proposed_among(
+        self, people: People, n_plans: int, rivals: Rivals, *, insists: bool
+    ) -> Proposal:
+        return self._refined(people, n_plans, rivals, insists=insists)
+
+    @property
+    def _insists(self) -> bool:
+        is_open = self.limits.has_grid or not self.causal_model.is_point_identified
+        return bool(self.settings.refine_steps) and (is_open or len(self._switches) > 0)
+
+    def _outlook(self, people: People) -> tuple[Tensor, Tensor]:
+        """Looks at the corner of each person's box to which slopes point, and some other places."""
+        surplus, _ = super()._outlook(people)
+        box, every = people.limits, people.limits.widest
+        with torch.inference_mode(False), torch.no_grad():
+            some, mask = people.cloned(), every.clone()
+            _, slope = self._target.surplus_and_slope(some, mask, some.stand)
+        corner = torch.where(slope > 0, box.upper, torch.where(slope < 0, box.lower, people.x))
+        target = Target(self._follow, self.classifier, self.limits, 0.0)
+        width, best = box.upper - box.lower, surplus
+        points = [corner, (corner + people.x) / 2]
+        points += [box.lower + share * width for share in self._spread]
+        for values in points:
+            values = torch.where(every, self.limits.project(people.x, values, box), people.x)
+            best = torch.maximum(best, target.surplus(people, every, values))
+        return surplus, best
+
+    def _refined(
+        self, people: People, n_plans: int, rivals: Rivals | None, *, insists: bool = False
+    ) -> Proposal:
         settings = self.settings
         if settings.candidates == 1 and not settings.refine_steps and n_plans == 1:
             return self._one_pass(people)
         with torch.inference_mode(False), torch.no_grad():
             people = people.cloned()
-            count = settings.candidates if n_plans == 1 else max(settings.candidates, 3 * n_plans)
+            few = settings.candidates if rivals is None else min(settings.candidates, AMONG)
+            count = few if n_plans == 1 else max(few, 3 * n_plans)
             # More plans than there are sets of features cannot be told apart.
             n_plans = min(n_plans, n_subsets(len(self._columns)))
             drafts, margin = self._policy.drafts_and_margins(people, count)
-            plans = self._refinement.best(people, drafts, margin, n_plans)
+            plans = self._refinement.best(people, drafts, margin, n_plans, rivals, insists=insists)
             effort = torch.full((len(people),), self._refinement.effort(count, n_plans))
             mask = plans.mask & torch.isfinite(plans.cost)[:, None]
             status = torch.full((len(mask),), self._own_status.code)
@@ -344,15 +379,29 @@ class Carma(Solver):
             return None
         with torch.inference_mode(False), torch.no_grad():
             people = people.cloned()
-            found = self._last_resort._propose(people, n_plans)
-            do, many = found.intervention, people.repeated(n_plans)
-            price = self.cost(many.x, do.mask, do.values, many.weights)
-            price = torch.where(do.mask.any(dim=1), price, torch.inf)
-            sure = self._refinement.secured(many, do.mask, do.values, price)
-            status = torch.full_like(do.mask[:, 0], Status.SEARCHED.code, dtype=torch.long)
+            near = torch.arange(len(people))
+            if not self.classifier.has_slope:
+                # Without slopes, a search takes as long as all else: not where looks see nothing.
+                surplus, reach = self._outlook(people)
+                near = (reach >= NEARLY * surplus).nonzero().squeeze(1)
+            is_hopeless = self._last_resort.is_hopeless(people)
+            verdict = torch.where(is_hopeless, Status.INFEASIBLE.code, Status.NOT_FOUND.code)
+            effort = torch.full_like(verdict, LOOKS)
+            rows = (near[:, None] * n_plans + torch.arange(n_plans)).flatten()
+            nothing, many = Intervention.none(people.x).mask, people.repeated(n_plans)
+            mask, values = nothing.repeat_interleave(n_plans, 0), many.x.clone()
+            if len(near):
+                found = self._last_resort._propose(people[near], n_plans)
+                mask[rows], values[rows] = found.intervention.mask, found.intervention.values
+                effort[near] = found.n_evaluations
+                assert found.verdict is not None  # noqa: S101
+                verdict[near] = found.verdict
+            price = self.cost(many.x, mask, values, many.weights)
+            price = torch.where(mask.any(dim=1), price, torch.inf)
+            sure = self._refinement.secured(many, mask, values, price)
+            status = torch.full_like(mask[:, 0], Status.SEARCHED.code, dtype=torch.long)
             secured = Intervention(sure.mask, sure.values)
-            parts = (found.n_evaluations, found.verdict, status, sure.uncertainty)
-            return Proposal(secured, *parts)
+            return Proposal(secured, effort, verdict, status, sure.uncertainty)
 
     def _new_policy(self, u: Tensor) -> Policy:
         settings = self.settings
@@ -404,8 +453,13 @@ STARTS = 6
 WALKS = 1 << 12
 # People who have made moves between levels before they learn.
 MOVED = 0.4
+# Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes
+# point and the way there.
+LOOKS = 4
+# Sets of features tried after each of several moves.
+AMONG = 1
 # Rounds of trials that repair plans on steps and levels, and how far these reach at first.
-TRIALS = 6
+TRIALS = 2
 NEAR_REACH = 0.02
 # Rounds for plans that a surrogate led to, those for the best of these, and their reach.
 BLIND_TRIALS, BLIND_POLISH = 3, 12

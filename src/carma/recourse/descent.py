@@ -142,7 +142,10 @@ class Descent:
         """
         tried = torch.zeros(len(self), dtype=torch.long)
         is_short = (self._surplus < 0) & (self._cost < self.best_cost)
-        rows = is_short.nonzero().squeeze(1)
+        # Where slopes say that it takes several times the longest push, none is tried.
+        gained = (self._slope * (self.values - self._people.x)).sum(dim=1).clamp(min=0)
+        is_near = -self._surplus <= HAIR + TRUST * pushes[-1] * gained
+        rows = (is_short & is_near).nonzero().squeeze(1)
         if not len(rows):
             return tried
         k = len(pushes)
@@ -211,6 +214,8 @@ SLACK = 1e-9
 FAR = 1e9
 # Of the penalty, which would be infinite where all slopes vanish.
 HIGHEST = 1e100
+# Log-odds that pushes are tried for in any case; how often slopes are taken to be too flat.
+HAIR, TRUST = 1e-6, 3.0
 # How small steps along the boundary get before those towards it become smaller too.
 PATIENCE = 81
 # Shares of what was promised; least length of a step, from which on nothing is to be gained.

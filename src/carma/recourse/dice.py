@@ -24,6 +24,7 @@ from carma.errors import NotFittedError, SettingsError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.base import Solver
+from carma.recourse.menus import menus_of
 from carma.recourse.plans import Plans
 from carma.recourse.proposal import Proposal
 from carma.recourse.status import Status
@@ -159,7 +160,8 @@ class Dice(Solver):
         )
         plans = self._answered(many, numbers, before.repeat_interleave(each))
         owner = torch.arange(len(people)).repeat_interleave(each)
-        return self._ranked(plans, owner, people.x, before, n_plans)
+        actions = self.encoding.actions
+        return menus_of(plans, owner, people.x, before, n_plans, actions, self.validity)
 
     def _verdict(self, people: People, proposal: Proposal, before: Tensor) -> Tensor:  # noqa: ARG002
         """DiCE proves nothing."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from carma.classifiers.base import Classifier
 from carma.constraints import joined_or_none
 from carma.interventions import Intervention
-from carma.models.base import CausalModel
+from carma.models.base import CHUNK, CausalModel
 from carma.recourse.target import People
 
 __all__ = ["Doubt", "Uncertainty", "quantile"]
@@ -136,8 +136,7 @@ class Doubt:
         """
         n, others = len(people), self.n_alternatives
         if not others or not n:
-            nothing = torch.zeros(n, dtype=torch.float64)
-            return Uncertainty(nothing, nothing.clone(), others)
+            return self.nothing(n)
         do = people.do(mask, values)
         if self._model.is_point_identified:
             own, ahead = self._ahead(people, do)
@@ -145,8 +144,9 @@ class Doubt:
             is_same = ((ahead - own).abs() <= ROUNDING * (1 + own.abs())).all(dim=0)
             bias, spread = (torch.where(is_same, 0.0, t) for t in _moments(own, ahead))
             return Uncertainty(bias.nan_to_num(), spread.nan_to_num(torch.inf), others)
-        bias, spread = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        draws = torch.zeros(n, others, dtype=torch.float64)
+        found = self.nothing(n)
+        bias, spread, draws = found.bias, found.spread, found.draws
+        assert draws is not None  # noqa: S101
         # Nothing is drawn where nothing follows; and draws that agree by chance leave a doubt.
         effects = (do.mask.double() @ self._model.encoding.reach_weights) > 0
         rows = (effects & ~do.mask).any(dim=1).nonzero().squeeze(1)
@@ -158,10 +158,30 @@ class Doubt:
             some_bias, some_spread = _moments(own, ahead)
             bias[rows] = some_bias.nan_to_num()
             spread[rows] = some_spread.nan_to_num(torch.inf).clamp(min=ROUNDING)
-        return Uncertainty(bias, spread, others, draws)
+        return found
+
+    def nothing(self, n: int) -> Uncertainty:
+        """That of ``n`` plans of which nothing is in doubt."""
+        bias, spread = torch.zeros(2, n, dtype=torch.float64).unbind(0)
+        draws = None
+        if self.n_alternatives and not self.is_cheap:
+            draws = torch.zeros(n, self.n_alternatives, dtype=torch.float64)
+        return Uncertainty(bias, spread, self.n_alternatives, draws)
 
     def _ahead(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
         """Log-odds past the decision under the model, ``(n,)``, and all others, ``(others, n)``."""
+        # Counterfactuals of all at once would leave the processor's cache between two steps.
+        step = max(1, CHUNK // self.n_alternatives)
+        parts = [slice(start, start + step) for start in range(0, len(people), step)]
+        found = [
+            self._ahead_of(people[part], Intervention(do.mask[part], do.values[part]))
+            for part in parts
+        ]
+        own, others = zip(*found, strict=True)
+        return torch.cat(own), torch.cat(others, dim=1)
+
+    def _ahead_of(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
+        """``_ahead`` of a few people."""
         expected = self._model.counterfactual(people.x, do, people.u)
         reached = self._model.alternatives(people.x, do)
         if self._classifier.takes_gaps and people.gaps is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from carma.recourse.doubt import Doubt
 from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import WIDEST, Drafts
-from carma.recourse.refinement import SAFETY, SLACK, Refined
+from carma.recourse.refined import Refined
+from carma.recourse.refinement import SAFETY, SLACK
+from carma.recourse.rivals import Rivals
 from carma.recourse.rounding import Rounding
 from carma.recourse.target import People, Target
 
@@ -75,7 +77,16 @@ class Grounding:
         self._rounding = Rounding(guide, cost, limits)
         self._branching = Branching(guide, cost, limits, self._rounding)
 
-    def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
+    def best(
+        self,
+        people: People,
+        drafts: Drafts,
+        margin: Tensor,
+        n_plans: int,
+        rivals: Rivals | None = None,
+        *,
+        insists: bool = False,
+    ) -> Refined:
         """See ``Refinement.best``."""
         n = len(people)
         plans = self._walked(people, drafts, margin)
@@ -87,15 +98,34 @@ class Grounding:
             few = slice(None), slice(self._likely)
             one = self.best(people, Drafts(drafts.masks[few], drafts.values[few]), margin[few], 1)
             return every.with_further(one, owner).sure_ones(each + 1)
-        top = lowest(plans.cost, owner, n, HOPEFUL)
-        plans, owner = self._on_ray(plans[top], RAYS), owner[top]
-        top = lowest(plans.cost, owner, n, TOP)
-        plans, owner = self._improved(self._trials, plans[top]), owner[top]
-        return self._finished(plans[lowest(plans.cost, owner, n, 1)])
+        is_alone = rivals is None
+        rivals = rivals or Rivals.none(n, plans.cost)
+        spent, group = rivals.spent[owner], rivals.owner[owner]
+        rows = (spent + CHEAPER * plans.rank < rivals.least[group]).nonzero().squeeze(1)
+
+        def leading(some: _Plans, rows: Tensor, count: int) -> Tensor:
+            return lowest(spent[rows] + some.rank, group[rows], rivals.count, count)
+
+        times = MORE if insists else 1
+        top = leading(plans[rows], rows, times * HOPEFUL)
+        rows = rows[top]
+        plans = self._on_ray(plans[rows], RAYS)
+        top = leading(plans, rows, times * TOP)
+        rows, plans = rows[top], self._improved(self._trials, plans[top])
+        top = leading(plans, rows, 1)
+        found = self._finished(plans[top])
+        found = Refined.none(people, self._doubt).or_better(found, owner[rows[top]])
+        if not is_alone:
+            return found
+        probes = self._probed(people)
+        rows = (probes.cost < found.worth).nonzero().squeeze(1)
+        if not len(rows):
+            return found
+        return found.or_better(self._finished(self._on_ray(probes[rows], RAYS)), rows)
 
     def secured(self, people: People, mask: Tensor, values: Tensor, cost: Tensor) -> Refined:
         """See ``Refinement.secured``."""
-        return self._sure(_Plans(people, mask, values, cost))
+        return self._sure(_Plans(people, mask, values, cost, torch.zeros_like(cost)))
 
     def effort(self, count: int, n_plans: int) -> int:
         """See ``Refinement.effort``."""
@@ -155,6 +185,76 @@ class Grounding:
             values=plans.values.index_put((top,), better.values),
             cost=cost.index_put((top,), better.cost),
         )
+
+    def _probed(self, people: People) -> _Plans:
+        """The cheapest plan of each person that moves a feature or two a little, if any works.
+
+        The edge of a tree may be a step away where the surrogate sees a slope only. What moves
+        one feature and looks most promising, is where a second one is moved from.
+        """
+        columns = self._limits.encoding.actionable
+        k = 2 * len(columns) * len(PROBES)
+        each = columns.repeat_interleave(2 * len(PROBES))
+        far = torch.tensor([side * share for share in PROBES for side in (1.0, -1.0)])
+        move = torch.zeros(k, people.x.shape[1], dtype=people.x.dtype)
+        move[torch.arange(k), each] = far.double().repeat(len(columns)) * self._scale[each]
+        best = []
+        for rows in torch.split(torch.arange(len(people)), max(1, PROBED // (BEAM * k))):
+            some = replace(people[rows], aim=torch.zeros(len(rows), dtype=people.x.dtype))
+            nothing = torch.zeros_like(some.limits.may_act)
+            lacks = -self._target.surplus(some, nothing, some.x).clamp(max=-SLACK)
+            found = self._priced(some, nothing, some.x, -lacks)
+            mask, values = nothing[:, None], some.x[:, None]
+            for _ in range(PAIR):
+                mask, values, price, ahead = self._moved(some, mask, values, move)
+                cost = torch.where(ahead >= 0, price, torch.inf)
+                row = torch.arange(len(rows))
+                place = cost.argmin(dim=1)
+                better = cost[row, place] < found.cost
+                found = _Plans(
+                    some,
+                    torch.where(better[:, None], mask[row, place], found.mask),
+                    torch.where(better[:, None], values[row, place], found.values),
+                    torch.where(better, cost[row, place], found.cost),
+                    torch.where(better, 0.0, found.lacks),
+                )
+                # What it would cost to go on like that.
+                gain = (ahead + lacks[:, None]).clamp(min=SLACK)
+                promise = price * (lacks[:, None] / gain).pow(self._cost.degree)
+                top = promise.topk(min(BEAM, promise.shape[1]), dim=1, largest=False).indices
+                mask, values = mask[row[:, None], top], values[row[:, None], top]
+            best.append(found)
+        return best[0].joined(*best[1:])
+
+    def _moved(
+        self, people: People, mask: Tensor, values: Tensor, move: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Every plan of each person with one feature moved instead.
+
+        Args:
+            people: n of them.
+            mask: Shape ``(n, b, d)``, bool.
+            values: Shape ``(n, b, d)``.
+            move: From where people stand, shape ``(k, d)``; 0 but for one column.
+
+        Returns:
+            Mask and values, ``(n, b * k, d)``; cost, infinite where it may not be, and surplus,
+            ``(n, b * k)``.
+        """
+        n, b, d = mask.shape
+        k = len(move)
+        many = people.repeated(b * k)
+        is_moved = move != 0
+        masks = (mask[:, :, None] | is_moved).view(-1, d)
+        there = torch.where(is_moved, people.x[:, None, None] + move, values[:, :, None])
+        flat = self._said(many, masks, there.reshape(-1, d))
+        masks = masks & many.limits.can_move & (flat != many.x)
+        may = many.limits.allows(masks) & masks.any(dim=1)
+        price = self._cost(many.x, masks, flat, many.weights)
+        price = torch.where(may, price, torch.inf)
+        ahead = self._target.surplus(many, masks, flat)
+        shape = (n, b * k)
+        return masks.view(*shape, d), flat.view(*shape, d), price.view(shape), ahead.view(shape)
 
     def _branched(self, people: People, plans: _Plans, aim: Tensor) -> _Plans:
         """Plans that do a step less, in the place of the dearest one of each person.
@@ -256,7 +356,7 @@ class Grounding:
             if not len(rows):
                 break
             some = replace(bare[rows], aim=self._aim(margin[rows]))
-            short = _Plans(some, mask[rows], values[rows], cost[rows])
+            short = _Plans(some, mask[rows], values[rows], cost[rows], torch.zeros_like(cost[rows]))
             longer = self._improved(self._polish, self._on_ray(short, LONGER)).values
             reached = self._target.surplus(bare[rows], mask[rows], longer)
             # What comes no nearer must not be dearer either.
@@ -274,7 +374,8 @@ class Grounding:
         """Plans with their cost: infinite where they do not reach their aim."""
         price = self._cost(people.x, mask, values, people.weights)
         works = mask.any(dim=1) & (ahead >= 0)
-        return _Plans(people, mask, values, torch.where(works, price, torch.inf))
+        lacks = torch.where(works, 0.0, -ahead.clamp(max=0)).nan_to_num(FAR, FAR)
+        return _Plans(people, mask, values, torch.where(works, price, torch.inf), lacks)
 
     def _longer(self, people: People, mask: Tensor, values: Tensor, length: Tensor) -> Tensor:
         return self._said(people, mask, people.x + length * (values - people.x))
@@ -298,18 +399,37 @@ class _Plans:
         mask: Shape ``(w, d)``, bool.
         values: Shape ``(w, d)``.
         cost: Infinite where the plan is not known to work, ``(w,)``.
+        lacks: Log-odds that it was last seen to stop short by, ``(w,)``.
     """
 
     people: People
     mask: Tensor
     values: Tensor
     cost: Tensor
+    lacks: Tensor
 
     def __getitem__(self, rows: Tensor) -> _Plans:
         """Some of the plans, by position."""
-        return _Plans(self.people[rows], self.mask[rows], self.values[rows], self.cost[rows])
+        return _Plans(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
+    def joined(self, *others: _Plans) -> _Plans:
+        """These plans and then others."""
+        people = People.joined([self.people, *(other.people for other in others)])
+        names = [entry.name for entry in fields(self)[1:]]
+        every = (self, *others)
+        return _Plans(people, *(torch.cat([getattr(p, name) for p in every]) for name in names))
+
+    @property
+    def rank(self) -> Tensor:
+        """The cost, and for plans that stop short, by far more, ``(w,)``."""
+        return torch.where(torch.isfinite(self.cost), self.cost, FAR + self.lacks)
 
 
+# How far probes move a feature, in standard deviations, and how many of them at once.
+PROBES = (0.01, 0.1, 0.4, 1.5)
+PROBED = 1 << 17
+# Features that probes move at most, and plans of each person that they go on from.
+PAIR, BEAM = 2, 3
 # How often the surrogate is corrected, and the steps after that; log-odds of a correction.
 ROUNDS, STEPS = 2, 2
 FARTHEST = 6.0
@@ -322,7 +442,13 @@ LONGER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.8)
 HALVINGS = 3
 # Plans of each person that the classifier is asked about, those of them that are improved by
 # trials; how often the margin is measured anew.
-HOPEFUL, TOP = 4, 3
+HOPEFUL, TOP = 5, 4
+# How many times that for people who are hard to find a plan for.
+MORE = 2
+# Of what a plan is thought to cost, the share that it may come to in the end; ranks plans that stop
+# short behind all others.
+CHEAPER = 0.7
+FAR = 1e9
 TURNS = 2
 # Rounds over neighbouring sets where there are too many to propose the right one.
 SEARCHES = 2

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,83 +12,16 @@ from carma.costs import Cost
 from carma.recourse.branching import Branching
 from carma.recourse.candidates import Candidates, Found, lowest
 from carma.recourse.descent import Descent
-from carma.recourse.doubt import Doubt, Uncertainty
+from carma.recourse.doubt import Doubt
 from carma.recourse.neighbours import RAY, Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.policy import WIDEST, Drafts
+from carma.recourse.refined import Refined
+from carma.recourse.rivals import Rivals
 from carma.recourse.rounding import Rounding
 from carma.recourse.target import People, Target
 
-__all__ = ["Refined", "Refinement"]
-
-
-@dataclass(frozen=True)
-class Refined:
-    """Plans of n people, k for each, those of one person next to each other.
-
-    Args:
-        mask: Shape ``(n * k, d)``, bool.
-        values: Shape ``(n * k, d)``.
-        cost: Shape ``(n * k,)``, infinite where the plan does not work.
-        uncertainty: Of the log-odds after each plan.
-        is_sure: Whether the plan goes as far past the threshold as that asks for, ``(n * k,)``.
-    """
-
-    mask: Tensor
-    values: Tensor
-    cost: Tensor
-    uncertainty: Uncertainty
-    is_sure: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Refined:
-        """Some of the plans, by position."""
-        return Refined(*(getattr(self, entry.name)[rows] for entry in fields(self)))
-
-    @property
-    def worth(self) -> Tensor:
-        """What to rank plans by: those that are not sure enough come after all that are."""
-        return torch.where(self.is_sure, self.cost, UNSURE + self.cost)
-
-    def sure_ones(self, each: int) -> Refined:
-        """Without the plans that are not sure enough, of people who have one that is.
-
-        Args:
-            each: Plans of each person, next to each other.
-        """
-        has_sure = self.is_sure.view(-1, each).any(dim=1).repeat_interleave(each)
-        return replace(self, cost=torch.where(has_sure & ~self.is_sure, torch.inf, self.cost))
-
-    def with_further(self, others: Refined, owner: Tensor) -> Refined:
-        """All plans, and one more of each person, those of one person next to each other.
-
-        Args:
-            others: One plan of each person.
-            owner: Whose each of these plans is, rising, ``(k,)``.
-        """
-        order = torch.cat([owner, torch.arange(len(others.cost))]).argsort(stable=True)
-        return self._and(others)[order]
-
-    def or_better(self, others: Refined, owner: Tensor) -> Refined:
-        """The best plan of each person.
-
-        Args:
-            others: Further plans.
-            owner: The person whose plan each of these is, ``(k,)``; people may have several.
-        """
-        worth = torch.cat([self.worth, others.worth])
-        owners = torch.cat([torch.arange(len(self.cost)), owner])
-        order = owners.argsort(stable=True)
-        chosen = order[lowest(worth[order], owners[order], len(self.cost), 1)]
-        return self._and(others)[chosen]
-
-    def _and(self, others: Refined) -> Refined:
-        return Refined(
-            torch.cat([self.mask, others.mask]),
-            torch.cat([self.values, others.values]),
-            torch.cat([self.cost, others.cost]),
-            Uncertainty.joined([self.uncertainty, others.uncertainty]),
-            torch.cat([self.is_sure, others.is_sure]),
-        )
+__all__ = ["Refinement"]
 
 
 class Refinement:
@@ -106,6 +38,7 @@ class Refinement:
         neighbours: Where there are too many sets of features to propose the right one; else
             ``None``.
         scale: Spread of each column, above 0, shape ``(d,)``.
+        likely: Drafts of each person where one plan is wanted.
     """
 
     def __init__(
@@ -119,7 +52,9 @@ class Refinement:
         patterns: PatternSearch,
         neighbours: Neighbours | None,
         scale: Tensor,
+        likely: int,
     ) -> None:
+        self._likely = likely
         self._target, self._cost, self._limits = target, cost, limits
         self._doubt, self._quantile = doubt, quantile
         self._steps, self._patterns, self._neighbours = steps, patterns, neighbours
@@ -127,7 +62,16 @@ class Refinement:
         self._rounding = Rounding(target, cost, limits)
         self._branching = Branching(target, cost, limits, self._rounding)
 
-    def best(self, people: People, drafts: Drafts, margin: Tensor, n_plans: int) -> Refined:
+    def best(
+        self,
+        people: People,
+        drafts: Drafts,
+        margin: Tensor,
+        n_plans: int,
+        rivals: Rivals | None = None,
+        *,
+        insists: bool = False,
+    ) -> Refined:
         """The cheapest plan of each person, or all of them where several are wanted.
 
         Args:
@@ -135,29 +79,140 @@ class Refinement:
             drafts: m for each.
             margin: Log-odds past the threshold that each is thought to need, ``(n, m)``.
             n_plans: Plans wanted of each person.
+            rivals: Which of them are one person after other moves, of whom the cheapest plan is
+                wanted; the others then may get none.
+            insists: Whether to follow more walks, and to lengthen plans until they are sure.
 
         Returns:
-            One plan a person; where several are wanted, m, and one more if steps are taken.
+            One plan a person; where several are wanted, m and one more, and another one if steps
+            are taken.
         """
         n = len(people)
         walks, owner = self._walked(people, drafts, margin, n_plans)
         if n_plans > 1:
-            every = self._spared(walks.people, self._secured(self._polished(walks)))
-            return every.sure_ones(len(owner) // max(1, n))
-        top = lowest(walks.best_cost, owner, n, 1)
-        plans = self._secured(self._polished(walks.of(top)))
+            self._tell(walks)
+            every = self._secured(self._polished(walks))
+            every = self._spared(walks.people, every) if self._steps else every
+            # A menu starts with nothing dearer than what is found for one plan.
+            few = slice(None), slice(self._likely)
+            some = Drafts(drafts.masks[few], drafts.values[few])
+            one = self.best(people, some, margin[few], 1, rivals, insists=insists)
+            return every.with_further(one, owner).sure_ones(1 + len(owner) // max(1, n))
+        is_alone = rivals is None
+        rivals = rivals or Rivals.none(n, walks.best_cost)
+        plans = self._followed(people, walks, owner, rivals, insists=insists)
+        if self._steps:
+            plans = self._bettered(people, plans, rivals)
+        if is_alone or insists:
+            # Moves besides may cost far more than a longer plan.
+            rows = lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, LONGER)
+            plans = plans.or_better(self._lengthened(people[rows], plans[rows]), rows)
+        return plans
+
+    def _followed(
+        self, people: People, walks: Descent, owner: Tensor, rivals: Rivals, *, insists: bool
+    ) -> Refined:
+        """The most promising walks of each person, followed to the end; see ``best``.
+
+        Args:
+            people: n of them.
+            walks: Of these people.
+            owner: Whose each walk is.
+            rivals: See ``best``.
+            insists: See ``best``.
+        """
+        rank = rivals.spent[owner] + walks.promise
+        rank = torch.where(rank < rivals.least[rivals.owner[owner]], rank, torch.inf)
+        at_first = MORE if insists else AT_FIRST if self._limits.has_grid else 1
+        top = lowest(rank, rivals.owner[owner], rivals.count, at_first)
+        top = top[torch.isfinite(rank[top])]
+        told, whose = walks.of(top), owner[top]
+        self._tell(told)
+        if insists:
+            told = self._repaired(told)
+        first = self._cheapest(told, whose, rivals)
+        plans = Refined.none(people, self._doubt)
+        plans = plans.or_better(self._secured(told.of(first)), whose[first])
         # What is not sure comes last; what was cheaper before may be cheaper in the end.
-        may_win = walks.best_cost < plans.worth[owner]
-        may_win[top] = False
-        rows = may_win.nonzero().squeeze(1)
-        if not self._doubt.is_cheap:
-            rows = rows[lowest(walks.best_cost[rows], owner[rows], n, 1)]
-        if len(rows) and self._doubt.n_alternatives:
-            others = self._secured(self._polished(walks.of(rows)))
-            plans = plans.or_better(others, owner[rows])
-        if self._neighbours is not None and self._steps:
+        for some, owners, tried in ((told, whose, first), (walks, owner, top)):
+            if not self._doubt.n_alternatives:
+                break
+            may_win = torch.ones(len(some), dtype=torch.bool)
+            may_win[tried] = False
+            least = rivals.worth(plans.worth)[rivals.owner[owners]]
+            may_win &= rivals.spent[owners] + some.best_cost < least
+            rows = may_win.nonzero().squeeze(1)
+            if not self._doubt.is_cheap:
+                rows = rows[self._cheapest(some.of(rows), owners[rows], rivals)]
+            if len(rows):
+                further = some.of(rows)
+                if some is walks:
+                    self._tell(further)
+                plans = plans.or_better(self._secured(further), owners[rows])
+        return plans
+
+    def _bettered(self, people: People, plans: Refined, rivals: Rivals) -> Refined:
+        """Plans of similar sets, and on better steps and levels, where they are cheaper."""
+
+        def best() -> Tensor:
+            return lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, 1)
+
+        if self._neighbours is not None:
             plans = self.secured(people, *self._searched(people, plans))
+        if self._is_drawn:
+            plans = self._held(people, plans, best())
+        if self._limits.has_grid:
+            return self._improved(people, plans, best())
         return self._spared(people, plans)
+
+    @staticmethod
+    def _cheapest(walks: Descent, whose: Tensor, rivals: Rivals) -> Tensor:
+        """The cheapest walk of each person, by position."""
+        total = rivals.spent[whose] + walks.best_cost
+        return lowest(total, rivals.owner[whose], rivals.count, 1)
+
+    def _improved(self, people: People, plans: Refined, rows: Tensor) -> Refined:
+        """Improve some of the plans on steps and levels, and make them simpler."""
+        rows = rows[torch.isfinite(plans.cost[rows])]
+        if not len(rows):
+            return plans
+        own = plans[rows]
+        some = replace(people[rows], aim=self._aim(own.uncertainty.margin(self._quantile)))
+        nothing = torch.zeros_like(rows)
+        found = Found(own.mask.clone(), own.values.clone(), own.cost.clone(), nothing)
+        found = self._simpler(some, self._branching.improved(some, found))
+        is_new = (found.cost < own.cost) | (found.mask != own.mask).any(dim=1)
+        new = is_new.nonzero().squeeze(1)
+        if not len(new):
+            return plans
+        walks = self._at(some[new], found[new])
+        return plans.or_better(self._secured(walks), rows[new])
+
+    def _held(self, people: People, plans: Refined, rows: Tensor) -> Refined:
+        """Let some of the plans hold all else where it is, too: that leaves less in doubt."""
+        own, some = plans[rows], people[rows]
+        margin = own.uncertainty.margin(self._quantile)
+        every = some.limits.widest | own.mask
+        may = (every != own.mask).any(dim=1) & some.limits.allows(every)
+        chosen = (may & torch.isfinite(own.cost) & (margin > TINY)).nonzero().squeeze(1)
+        if not len(chosen):
+            return plans
+        some, mask, values = some[chosen], every[chosen], own.values[chosen]
+        measured = self._doubt.of(some, mask, values).margin(self._quantile)
+        walks = self._from(some, mask, values, measured)
+        for _ in range(STEPS):
+            walks.step()
+        self._settle(walks)
+        return plans.or_better(self._secured(walks), rows[chosen])
+
+    def _at(self, people: People, found: Found) -> Descent:
+        """Walks that stand at plans."""
+        return Descent(self._target, self._cost, people, found.mask, found.values)
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether draws stand for what is in doubt."""
+        return self._doubt.n_alternatives > 0 and not self._doubt.is_cheap
 
     def effort(self, count: int, n_plans: int) -> int:  # noqa: ARG002
         """Counterfactuals computed for each person, with so many drafts of each.
@@ -177,7 +232,12 @@ class Refinement:
         if self._steps:
             # The likeliest set once more, from where the person stands: that leads to the plan
             # nearest by, where the networks may be in two minds between one here and one there.
-            mask = torch.cat([mask, mask[:, :1]], dim=1)
+            again = mask[:, 0]
+            if self._is_drawn:
+                # All that is held where it is, leaves less in doubt.
+                every = people.limits.widest
+                again = torch.where(people.limits.allows(every)[:, None], every, again)
+            mask = torch.cat([mask, again[:, None]], dim=1)
             start = torch.cat([start, people.x[:, None]], dim=1)
             margin = torch.cat([margin, margin[:, :1]], dim=1)
         if not self._doubt.n_alternatives:
@@ -198,34 +258,46 @@ class Refinement:
                     measured = self._doubt.of(walks.people, walks.mask, walks.values)
                     walks.aim_at(self._aim(measured.margin(self._quantile)))
             walks.step()
-        self._settle(walks)
+        walks.settle(RAY)
         return walks, owner
 
     def _spared(self, people: People, plans: Refined) -> Refined:
         """The same plans without actions that hardly anybody would notice."""
-        if not self._steps:
-            return plans
-        moved = (plans.values - people.x).abs() / self._scale
-        tiny = plans.mask & (moved < TINY)
-        spared = plans.mask & ~tiny
-        is_simpler = tiny.any(dim=1) & spared.any(dim=1) & people.limits.keeps_rules(spared)
-        rows = is_simpler.nonzero().squeeze(1)
+        aim = self._aim(plans.uncertainty.margin(self._quantile))
+        found = Found(plans.mask, plans.values, plans.cost, torch.zeros_like(plans.mask[:, 0]))
+        simpler = self._simpler(replace(people, aim=aim), found)
+        rows = (simpler.mask != plans.mask).any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             return plans
-        margin = plans.uncertainty[rows].margin(self._quantile)
-        mask = (plans.mask & ~tiny)[rows]
-        walks = self._from(people[rows], mask, plans.values[rows], margin)
+        part = self._secured(self._at(replace(people, aim=aim)[rows], simpler[rows]))
+        better = part.is_sure & (part.cost <= (1 + TINY) * plans.cost[rows])
+        chosen = better.nonzero().squeeze(1)
+        return plans.replaced(rows[chosen], part[chosen])
+
+    def _simpler(self, people: People, found: Found) -> Found:
+        """Plans without actions that hardly anybody would notice, where these work as well.
+
+        Setting a feature to what it is may matter: it then no longer follows its causes.
+        """
+        moved = (found.values - people.x).abs() / self._scale
+        tiny = found.mask & (moved < TINY)
+        spared = found.mask & ~tiny
+        is_simpler = tiny.any(dim=1) & spared.any(dim=1) & people.limits.keeps_rules(spared)
+        rows = (is_simpler & torch.isfinite(found.cost)).nonzero().squeeze(1)
+        if not len(rows):
+            return found
+        some, mask = people[rows], spared[rows]
+        walks = Descent(self._target, self._cost, some, mask, found.values[rows])
         walks.step()
         self._settle(walks)
-        simpler = self._secured(walks)
-        # Setting a feature to what it is may matter: it then no longer follows its causes.
-        better = simpler.is_sure & (simpler.cost <= (1 + TINY) * plans.cost[rows])
-        chosen = better.nonzero().squeeze(1)
-        rows = rows[better]
-        for name in ("mask", "values", "cost", "is_sure"):
-            getattr(plans, name)[rows] = getattr(simpler, name)[chosen]
-        plans.uncertainty.put(rows, simpler.uncertainty[chosen])
-        return plans
+        better = (walks.best_cost <= (1 + TINY) * found.cost[rows]).nonzero().squeeze(1)
+        at, values = (rows[better],), walks.best_values[better]
+        return replace(
+            found,
+            mask=found.mask.index_put(at, mask[better]),
+            values=found.values.index_put(at, values),
+            cost=found.cost.index_put(at, walks.best_cost[better]),
+        )
 
     def _searched(self, people: People, plans: Refined) -> tuple[Tensor, Tensor, Tensor]:
         """The same, or better plans of similar sets, with the same margin."""
@@ -259,11 +331,12 @@ class Refinement:
         walks = Descent(self._target, self._cost, people, mask, values)
         plans = self._secured(walks)
         lost = ~torch.isfinite(plans.cost) & torch.isfinite(cost)
-        return replace(
+        plans = replace(
             plans,
             values=torch.where(lost[:, None], values, plans.values),
             cost=torch.where(lost, cost, plans.cost),
         )
+        return plans if plans.uncertainty.draws is None else self._lengthened(people, plans)
 
     def _secured(self, walks: Descent) -> Refined:
         mask, values, cost = walks.mask, walks.best_values.clone(), walks.best_cost.clone()
@@ -272,7 +345,7 @@ class Refinement:
         is_sure = torch.isfinite(cost)
         rows = is_sure.nonzero().squeeze(1)
         ahead = walks.best_surplus if people.aim is None else walks.best_surplus + people.aim
-        rounds = ROUNDS if self._doubt.is_cheap else 1
+        rounds = ROUNDS if self._doubt.is_cheap else FEW
         for turn in range(rounds + 1 if self._doubt.n_alternatives else 0):
             margin = uncertainty[rows].margin(self._quantile)
             is_short = ahead[rows] < margin
@@ -291,8 +364,7 @@ class Refinement:
             assert further.people.aim is not None  # noqa: S101
             ahead = ahead.index_put((rows,), further.best_surplus + further.people.aim)
             uncertainty.put(rows, self._doubt.of(further.people, further.mask, values[rows]))
-        plans = Refined(mask, values, cost, uncertainty, is_sure)
-        return plans if uncertainty.draws is None else self._lengthened(people, plans)
+        return Refined(mask, values, cost, uncertainty, is_sure)
 
     def _lengthened(self, people: People, plans: Refined) -> Refined:
         """Plans that draws make unsure, as much longer as it takes, else as sure as they get.
@@ -308,7 +380,7 @@ class Refinement:
         _, validity = self._measured(bare, mask, start)
         low, high = torch.ones(2, len(rows), dtype=start.dtype).unbind(0)
         works = torch.zeros(len(rows), dtype=torch.bool)
-        for before, length in pairwise((1.0, *LENGTHS)):
+        for length in LENGTHS:
             at = (~works).nonzero().squeeze(1)
             if not len(at):
                 break
@@ -316,10 +388,11 @@ class Refinement:
             is_enough, reached = self._measured(bare[at], mask[at], trial)
             better = is_enough | (reached > validity[at])
             best[at[better]], validity[at[better]] = trial[better], reached[better]
-            low[at[is_enough]], high[at[is_enough]] = before, length
+            high[at] = length
+            low[at[~is_enough]] = length
             works[at] = is_enough
         for _ in range(HALVINGS):
-            at, middle = works.nonzero().squeeze(1), (low + high) / 2
+            at, middle = works.nonzero().squeeze(1), (low * high).sqrt()
             trial = self._longer(bare[at], mask[at], start[at], middle[at])
             is_enough = self._measured(bare[at], mask[at], trial)[0]
             best[at[is_enough]], high[at[is_enough]] = trial[is_enough], middle[at[is_enough]]
@@ -348,38 +421,54 @@ class Refinement:
     def _settle(self, walks: Descent) -> None:
         """Bring walks to their aim, and to steps and levels."""
         walks.settle(RAY)
+        self._tell(walks)
+
+    def _tell(self, walks: Descent) -> None:
+        """Bring walks to steps and levels."""
         if self._limits.has_grid:
             works = torch.isfinite(walks.best_cost)
             values = torch.where(works[:, None], walks.best_values, walks.values)
             walks.take(self._rounding.rounded(walks.people, walks.mask, values))
 
+    def _repaired(self, walks: Descent) -> Descent:
+        """Walks of which those that steps and levels made fail are brought nearer by trials."""
+        rows = (~torch.isfinite(walks.best_cost)).nonzero().squeeze(1)
+        if not len(rows) or not self._limits.has_grid:
+            return walks
+        some, each = walks.of(rows), torch.arange(len(rows))
+        parts = (some.people, each, some.mask, some.values, some.best_cost, torch.zeros_like(each))
+        better = self._patterns.improved(Candidates(*parts))
+        values = walks.values.index_put((rows,), better.values)
+        return Descent(self._target, self._cost, walks.people, walks.mask, values)
+
     def _polished(self, walks: Descent) -> Descent:
-        """Walks on steps and levels, improved by trials: rounding need not find the best step."""
-        if self._limits.has_grid and self._steps:
-            people, each = walks.people, torch.arange(len(walks))
-            nothing = torch.zeros_like(each)
-            found = Found(walks.mask.clone(), walks.values.clone(), walks.best_cost, nothing)
-            found = self._branching.improved(people, found)
-            parts = (people, each, found.mask, found.values, found.cost, nothing)
-            better = self._patterns.improved(Candidates(*parts))
-            walks = Descent(self._target, self._cost, people, found.mask, better.values)
-        return walks
+        """Walks on steps and levels, improved: rounding need not find the best step."""
+        if not self._limits.has_grid or not self._steps:
+            return walks
+        walks = self._repaired(walks)
+        nothing = torch.zeros_like(walks.mask[:, 0], dtype=torch.long)
+        found = Found(walks.mask.clone(), walks.values.clone(), walks.best_cost.clone(), nothing)
+        return self._at(walks.people, self._branching.improved(walks.people, found))
 
 
 # Walks that stand, half-way, at so many times the cost of a plan that another one found are
 # given up.
 HOPEFUL = 1.5
-# How often the margin is measured anew, and the steps to it.
-ROUNDS, STEPS = 3, 2
-# Lengths at which plans that draws make unsure are tried, and halvings between two of them.
+# Walks of each person on steps and levels that are followed to the end before any other: usually,
+# and for people who are hard to find a plan for.
+AT_FIRST, MORE = 2, 3
+# How often the margin is measured anew, in general and where draws make that dear; and the steps to
+# it.
+ROUNDS, FEW, STEPS = 3, 2, 2
+# Plans of each person that are lengthened where draws make them unsure, the lengths tried, and
+# halvings between two of them.
+LONGER = 3
 LENGTHS = (1.2, 1.5, 2.0, 3.0, 5.0)
-HALVINGS = 3
+HALVINGS = 2
 # Further than the margin, as it grows on the way; and than rounding can undo.
 SAFETY = 0.03
 SLACK = 1e-5
 # Changes below this many standard deviations, and prices below this share, go unnoticed.
 TINY = 2e-3
-# Cost that ranks plans which are not sure enough behind all that are.
-UNSURE = 1e9
 # Rounds over neighbouring sets where there are too many to propose the right one.
 SEARCHES = 2

@@ -17,8 +17,8 @@ class Rounding:
 
     All values go to the next step or level away from the person, a little further where that is
     not enough. Then, in a few rounds, the coordinates in which a step back saves most are tried
-    one by one, and the cheapest plan that works is gone on with. Numbers without steps are
-    drawn back by a share that becomes smaller.
+    one by one, and the cheapest plan that works is gone on with. Numbers are drawn back by a
+    share that becomes smaller, in the end by single steps if they have any.
 
     Args:
         target: What to reach.
@@ -47,11 +47,11 @@ class Rounding:
         """
         best, surplus = self._outward(people, mask, values)
         rows = (surplus >= 0).nonzero().squeeze(1)
-        for turn in range(ROUNDS):
+        for share in SHARES:
             if not len(rows):
                 break
             some, held, now = people[rows], mask[rows], best[rows]
-            trials, saved = self.back(some, held, now, SHARE * 0.5**turn)
+            trials, saved = self.back(some, held, now, share)
             k = trials.shape[1]
             many = some.repeated(k)
             flat = trials.flatten(0, 1)
@@ -60,7 +60,8 @@ class Rounding:
             most, place = gain.max(dim=1)
             better = most > 0
             best[rows[better]] = trials[better.nonzero().squeeze(1), place[better]]
-            rows = rows[better]
+            if not share:
+                rows = rows[better]
         return best
 
     def _outward(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,8 +115,7 @@ class Rounding:
         return torch.where(mask, said, people.x)
 
 
-# Lengths of plans that rounding outward leaves short; rounds of steps back, and the coordinates
-# tried in each; share by which a number is drawn back at first.
+# Lengths of plans that rounding outward leaves short; shares by which numbers are drawn back in
+# each round, and the coordinates tried in it.
 LENGTHS = (1.05, 1.15, 1.35, 1.7, 2.5)
-ROUNDS, TRIED = 4, 4
-SHARE = 0.2
+SHARES, TRIED = (0.4, 0.15, 0.0, 0.0), 4

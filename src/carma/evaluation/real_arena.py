@@ -34,6 +34,9 @@ from carma.recourse.yardstick import least_cost_as_sure
 __all__ = ["REAL_METHODS", "RealArena", "RealMethod"]
 
 T = TypeVar("T")
+# How many times the people asked for are answered at once to measure speed, and how often as many
+# are drawn to find them.
+TIMES, DRAWINGS = 16, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +121,21 @@ class RealArena:
         return self.people[: self.n_searched]
 
     @cached_property
+    def crowd(self) -> Tensor:
+        """Rejected people for whom speed is measured, ``(16 n_people, d)``, with their gaps.
+
+        Those of the table, and where these are too few, more that are drawn from the causal model.
+        """
+        parts = [self.data.encoded("recourse", "test")[~self.is_accepted]]
+        count = TIMES * self.n_people
+        for turn in range(DRAWINGS):
+            if sum(map(len, parts)) >= count:
+                break
+            drawn = self.causal_model.sample(count, seed=self.seed + turn)
+            parts.append(drawn[self.classifier.rejects(drawn)])
+        return torch.cat(parts)[:count]
+
+    @cached_property
     def training(self) -> Tensor:
         """Rows of the past, gaps filled in, for solvers that learn: shape ``(n, d)``."""
         return self.causal_model.impute(self.data.encoded("recourse"))
@@ -156,7 +174,7 @@ class RealArena:
         return self._searched[margin]
 
     def least_cost(self, solver: Solver, result: RecourseResult) -> Tensor:
-        """What the search pays that goes as far past the threshold as the method has to.
+        """What the search pays for the same: CARMA's validity, or the method's own margin.
 
         Args:
             solver: The method.

@@ -96,7 +96,8 @@ class Grounding:
             every = self._finished(self._improved(self._trials, self._on_ray(plans, RAYS)))
             # A menu starts with nothing dearer than what is found for one plan.
             few = slice(None), slice(self._likely)
-            one = self.best(people, Drafts(drafts.masks[few], drafts.values[few]), margin[few], 1)
+            some = Drafts(drafts.masks[few], drafts.values[few])
+            one = self.best(people, some, margin[few], 1, rivals, insists=insists)
             return every.with_further(one, owner).sure_ones(each + 1)
         is_alone = rivals is None
         rivals = rivals or Rivals.none(n, plans.cost)
@@ -443,12 +444,12 @@ HALVINGS = 3
 # Plans of each person that the classifier is asked about, those of them that are improved by
 # trials; how often the margin is measured anew.
 HOPEFUL, TOP = 5, 4
+TURNS = 2
 # How many times that for people who are hard to find a plan for.
 MORE = 2
 # Of what a plan is thought to cost, the share that it may come to in the end; ranks plans that stop
 # short behind all others.
 CHEAPER = 0.7
 FAR = 1e9
-TURNS = 2
 # Rounds over neighbouring sets where there are too many to propose the right one.
 SEARCHES = 2

@@ -264,7 +264,8 @@ class Refinement:
     def _spared(self, people: People, plans: Refined) -> Refined:
         """The same plans without actions that hardly anybody would notice."""
         aim = self._aim(plans.uncertainty.margin(self._quantile))
-        found = Found(plans.mask, plans.values, plans.cost, torch.zeros_like(plans.mask[:, 0]))
+        nothing = torch.zeros(len(people), dtype=torch.long)
+        found = Found(plans.mask, plans.values, plans.cost, nothing)
         simpler = self._simpler(replace(people, aim=aim), found)
         rows = (simpler.mask != plans.mask).any(dim=1).nonzero().squeeze(1)
         if not len(rows):

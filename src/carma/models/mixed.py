@@ -556,9 +556,9 @@ class MixedFlow(CausalModel):
         fixed = torch.where(intervention.mask, intervention.values, x)
         if not generations:
             return fixed.repeat(a * s, 1, 1)
-        now = self._real(fixed, intervention.mask)
         looked = [self._looked_at(chosen, members) for chosen, _ in generations]
         union = sorted({column for columns in looked for column in columns})
+        now = self._real(fixed, intervention.mask, union)
         seen = self._seen_by(now, union)
         reached = fixed.expand(a, s, -1, -1).clone()
         # What later generations see of those before.
@@ -588,9 +588,18 @@ class MixedFlow(CausalModel):
                 reached[..., there] = found[:, run].permute(0, 2, 3, 1)
         return reached.view(a * s, *x.shape)
 
-    def _real(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Rows in which what is set is the nearest value that exists, as mechanisms see it."""
-        exact = self.encoding.snap(x, mask.sum(dim=0).bool().tolist())
+    def _real(self, x: Tensor, mask: Tensor, looked: Sequence[int]) -> Tensor:
+        """Rows in which what is set is the nearest value that exists, as mechanisms see it.
+
+        Args:
+            x: Shape ``(n, d)``.
+            mask: Columns set, same shape, bool.
+            looked: Columns that mechanisms look at; the others are left alone.
+        """
+        some = torch.tensor(looked, dtype=torch.long)
+        is_set = mask.index_select(1, some).any(dim=0)
+        among = torch.zeros(x.shape[1], dtype=torch.bool).index_copy(0, some, is_set)
+        exact = self.encoding.snap(x, among.tolist())
         return x if exact is x else torch.where(mask, exact, x)
 
     def _roots(self, u: Tensor) -> Tensor:

@@ -98,16 +98,13 @@ class Refinement:
             some = Drafts(drafts.masks[few], drafts.values[few])
             one = self.best(people, some, margin[few], 1, rivals, insists=insists)
             return every.with_further(one, owner).sure_ones(1 + len(owner) // max(1, n))
-        is_alone = rivals is None
         rivals = rivals or Rivals.none(n, walks.best_cost)
         plans = self._followed(people, walks, owner, rivals, insists=insists)
         if self._steps:
             plans = self._bettered(people, plans, rivals)
-        if is_alone or insists:
-            # Moves besides may cost far more than a longer plan.
-            rows = lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, LONGER)
-            plans = plans.or_better(self._lengthened(people[rows], plans[rows]), rows)
-        return plans
+        # Moves besides may cost far more than a longer plan.
+        rows = lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, LONGER)
+        return plans.or_better(self._lengthened(people[rows], plans[rows]), rows)
 
     def _followed(
         self, people: People, walks: Descent, owner: Tensor, rivals: Rivals, *, insists: bool
@@ -157,7 +154,7 @@ class Refinement:
         def best() -> Tensor:
             return lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, 1)
 
-        if self._neighbours is not None:
+        if self._neighbours is not None and not self._is_drawn:
             plans = self.secured(people, *self._searched(people, plans))
         if self._is_drawn:
             plans = self._held(people, plans, best())

@@ -228,3 +228,35 @@ def test_drawn_moves(share: float) -> None:
     assert seen <= possible
     if share == 1:
         assert len(seen) > 0.9 * len(possible)
+
+
+def test_places_are_home_and_the_worlds_of_each_in_a_row() -> None:
+    people = everybody()
+    home = torch.arange(len(people)) % 2 == 0
+    chosen = torch.cat([home[:, None], made().open_to(people)], dim=1)
+    every, owner = made().places(people, chosen)
+    assert torch.equal(owner, chosen.nonzero()[:, 0])
+    assert every.given is not None
+    stays = ~every.given.mask.any(dim=1)
+    assert torch.equal(owner[stays], home.nonzero().squeeze(1))
+    assert torch.equal(every.stand[stays], people.x[home])
+    worlds, whose = made().worlds(people, chosen[:, 1:])
+    assert torch.equal(owner[~stays], whose)
+    torch.testing.assert_close(every.stand[~stays], worlds.stand)
+
+
+def test_the_place_of_a_plan_is_where_its_moves_lead() -> None:
+    people = everybody()
+    chosen = torch.cat([torch.ones(18, 1, dtype=torch.bool), made().open_to(people)], dim=1)
+    every, owner = made().places(people, chosen)
+    assert every.given is not None
+    # What is set besides, or would be set if it were, does not matter.
+    mask, values = every.given.mask.clone(), every.given.values.clone()
+    values = torch.where(mask, values, people.x[owner] + 7)
+    mask[::2, SAVINGS] = True
+    found = made().place_of(every, Intervention(mask, values))
+    assert torch.equal(found, chosen.nonzero()[:, 1])
+
+
+def test_the_columns_that_tell_of_each_feature() -> None:
+    assert made().columns.tolist() == [0, EDU, PLAN]

@@ -32,7 +32,7 @@ from carma.state import State, one_thread
 from carma.table import to_pandas
 from carma.training import check_at_least
 
-__all__ = ["NEARLY", "Solver"]
+__all__ = ["NEARLY", "Solver", "in_order"]
 
 
 class Solver(ABC):
@@ -345,13 +345,9 @@ class Solver(ABC):
         """Propose, check, and keep what passes, for rejected rows."""
         x = people.x
         people = replace(people, u=self.causal_model.abduct(x))
-        plans = self._answered(people, self._proposed(people, n_plans), before)
         n = len(people)
-        owner = torch.arange(n).repeat_interleave(len(plans.cost) // max(1, n))
-        if len(self._switches):
-            plans, owner = self._with_moves(people, before, plans, owner, n_plans)
-        if self._insists:
-            plans, owner = self._insisted(people, before, plans, owner, n_plans)
+        plans, owner = self._found(people, before, n_plans)
+        plans, owner = self._insisted(people, before, plans, owner, n_plans)
         is_lost = torch.ones(n, dtype=torch.bool)
         is_lost[owner[torch.isfinite(plans.cost)]] = False
         lost = is_lost.nonzero().squeeze(1)
@@ -362,6 +358,15 @@ class Solver(ABC):
         effort = torch.zeros(n, dtype=torch.long).index_add(0, owner, plans.n_evaluations)
         plans.n_evaluations.copy_(effort[owner])
         return menus_of(plans, owner, x, before, n_plans, self.encoding.actions, self.validity)
+
+    def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
+        """Plans without and with moves between levels; whose each plan is."""
+        plans = self._answered(people, self._proposed(people, n_plans), before)
+        n = len(people)
+        owner = torch.arange(n).repeat_interleave(len(plans.cost) // max(1, n))
+        if len(self._switches):
+            plans, owner = self._with_moves(people, before, plans, owner, n_plans)
+        return plans, owner
 
     def _proposed(self, people: People, n_plans: int) -> Proposal:
         if len(self.encoding.actionable):
@@ -384,16 +389,15 @@ class Solver(ABC):
         """
         return self._proposed(people, n_plans)
 
-    @property
-    def _insists(self) -> bool:
-        """Whether to try harder for people who have no sure plan."""
-        return False
-
     def _outlook(self, people: People) -> tuple[Tensor, Tensor]:
         """Log-odds past the decision where people stand, and the most of a few looks, ``(n,)``."""
-        target = Target(self._follow, self.classifier, self.limits, 0.0)
-        surplus = target.surplus(people, torch.zeros_like(people.limits.may_act), people.x)
+        surplus = self._surplus(people)
         return surplus, torch.full_like(surplus, torch.inf)
+
+    def _surplus(self, people: People) -> Tensor:
+        """Log-odds past the decision where people stand, shape ``(n,)``."""
+        target = Target(self._follow, self.classifier, self.limits, 0.0)
+        return target.surplus(people, torch.zeros_like(people.limits.may_act), people.x)
 
     def _with_moves(
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
@@ -415,15 +419,11 @@ class Solver(ABC):
             is_useful = price < least[whose]
         keep = is_useful.nonzero().squeeze(1)
         worlds, whose, price = worlds[keep], whose[keep], price[keep]
-        target = Target(self._follow, self.classifier, self.limits, 0.0)
-        surplus, lacks = (
-            target.surplus(some, torch.zeros_like(some.x, dtype=torch.bool), some.x)
-            for some in (worlds, people)
-        )
+        surplus, lacks = self._surplus(worlds), self._surplus(people)
         keep = self._promising(whose, price, surplus, least, -lacks)
         rivals = Rivals(whose[keep], price[keep], least)
         found = self._followed(worlds[keep], surplus[keep], rivals, before, n_plans)
-        return _in_order([(plans, owner), *found])
+        return in_order([(plans, owner), *found])
 
     def _followed(
         self,
@@ -462,26 +462,15 @@ class Solver(ABC):
         return found
 
     def _insisted(
-        self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
+        self,
+        people: People,  # noqa: ARG002
+        before: Tensor,  # noqa: ARG002
+        plans: Plans,
+        owner: Tensor,
+        n_plans: int,  # noqa: ARG002
     ) -> tuple[Plans, Tensor]:
-        """Add plans for people without a sure one, with more effort, after all moves."""
-        assert self.validity is not None  # noqa: S101
-        is_sure = plans.has_plan & ~falls_short(plans, self.validity)
-        has_sure = torch.zeros(len(people), dtype=torch.bool)
-        has_sure[owner[is_sure]] = True
-        lost = (~has_sure).nonzero().squeeze(1)
-        some, whose = self._everywhere(people, lost)
-        surplus, reach = self._outlook(some)
-        rows = (reach >= NEARLY * surplus).nonzero().squeeze(1)
-        if not len(rows):
-            return plans, owner
-        some, whose, surplus = some[rows], whose[rows], surplus[rows]
-        price = torch.zeros_like(surplus)
-        if some.given is not None:
-            price = self.cost.of(some.x, some.given, some.weights)
-        rivals = Rivals(whose, price, torch.full_like(before, torch.inf))
-        found = self._followed(some, surplus, rivals, before, n_plans, insists=True)
-        return _in_order([(plans, owner), *found])
+        """Add plans, with more effort, for people who have none that is sure; here none."""
+        return plans, owner
 
     def _searched(
         self,
@@ -506,7 +495,7 @@ class Solver(ABC):
             further = self._answered(some, proposal, before[whose])
             found.append((further, whose.repeat_interleave(len(further.cost) // len(whose))))
         # What was searched for comes first: it may have a proof that there is nothing.
-        every, owner = _in_order([*found, (plans, owner)])
+        every, owner = in_order([*found, (plans, owner)])
         if len(self._switches):
             has_moves = self._switches.open_to(people).any(dim=1)
             # No proof without moves is one with them.
@@ -519,11 +508,13 @@ class Solver(ABC):
         some = people[rows]
         if not len(self._switches):
             return some, rows
-        worlds, whose = self._switches.worlds(some, self._switches.open_to(some))
-        every = People.joined([self._switches.stay(some), worlds])
-        owner = torch.cat([torch.arange(len(some)), whose])
-        order = owner.argsort(stable=True)
-        return every[order], rows[owner[order]]
+        every, owner = self._switches.places(some, self._places(some))
+        return every, rows[owner]
+
+    def _places(self, people: People) -> Tensor:
+        """Whence plans may start: home and after moves open to each, ``(n, 1 + m)``, bool."""
+        home = torch.ones(len(people), 1, dtype=torch.bool)
+        return torch.cat([home, self._switches.open_to(people)], dim=1)
 
     def _rescue(self, people: People, n_plans: int) -> Proposal | None:  # noqa: ARG002
         """Search for people for whom nothing was proposed that works; ``None``: do not."""
@@ -697,7 +688,7 @@ def _refuse(owner: str, name: str, rule: str, values: Tensor, wrong: Tensor) -> 
         raise ConstraintError.of(owner, name, rule, values[row, column].item())
 
 
-def _in_order(parts: list[tuple[Plans, Tensor]]) -> tuple[Plans, Tensor]:
+def in_order(parts: list[tuple[Plans, Tensor]]) -> tuple[Plans, Tensor]:
     """All plans, those of one person next to each other; and whose each is."""
     plans, owner = Plans.joined([p for p, _ in parts]), torch.cat([o for _, o in parts])
     order = owner.argsort(stable=True)

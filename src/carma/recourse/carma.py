@@ -15,15 +15,21 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
-from carma.recourse.base import NEARLY, Solver
+from carma.recourse.base import NEARLY, Solver, in_order
+from carma.recourse.candidates import lowest
+from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
 from carma.recourse.grounding import Grounding
+from carma.recourse.journeys import Journeys
 from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful
+from carma.recourse.menus import falls_short
 from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
-from carma.recourse.policy import Policy
+from carma.recourse.plans import Plans
+from carma.recourse.policy import Drafts, Policy
 from carma.recourse.proposal import Proposal
+from carma.recourse.refined import Refined
 from carma.recourse.refinement import Refinement
 from carma.recourse.rivals import Rivals
 from carma.recourse.starts import spread_evenly
@@ -146,8 +152,8 @@ class Carma(Solver):
     """
 
     kind: ClassVar[str] = "carma"
-    at_once: ClassVar[int] = 8192
-    most_worlds: ClassVar[int | None] = 4
+    at_once: ClassVar[int] = 4096
+    most_worlds: ClassVar[int] = 4
     found: ClassVar[Status] = Status.REFINED
     history_: History
     rehearsal_: History
@@ -171,6 +177,7 @@ class Carma(Solver):
         self._spreads = quantile(self.settings.validity, self._sureness.n_alternatives)
         self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
         self.surrogate_ = None
+        self._compass: Compass | None = None
         if classifier.has_slope:
             self._take_guide(classifier)
 
@@ -270,7 +277,17 @@ class Carma(Solver):
         school = Apprenticeship(*parts, compiles=settings.compile)
         schedule = (settings.training, settings.rehearsal)
         self.history_, self.rehearsal_ = school.teach(lessons, *schedule, progress)
-        self._policy = policy.eval().requires_grad_(False)
+        self._policy, self._compass = policy.eval().requires_grad_(False), None
+        if self._has_compass:
+            compass, journeys = self._new_compass(), self._journeys(x, draws, progress)
+            if len(journeys) > 1:
+                compass.learn(journeys, settings.training, progress)
+            self._compass = compass.eval().requires_grad_(False)
+
+    @property
+    def _has_compass(self) -> bool:
+        """Whether to learn where plans start: there the surrogate of a black box misleads."""
+        return len(self._switches) > 0 and self.classifier.has_slope
 
     def _guided(self, x: Tensor, progress: bool | None) -> Tensor:
         """Fit a surrogate; the people whom it rejects as the classifier does."""
@@ -299,6 +316,123 @@ class Carma(Solver):
                 taught.append(self._teacher.lessons(both))
         return Lessons.joined(taught)
 
+    def _journeys(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> Journeys:
+        """Plans of some people as they are, and of some with wishes, found without a compass."""
+        wishful_ones = round(WISHFUL * self.settings.lessons)
+        plain, wishing = x[: self.settings.lessons - wishful_ones], x[-wishful_ones:]
+        parts = [(part, False) for part in torch.split(plain, JOURNEYS)]
+        parts += [(part, True) for part in torch.split(wishing, JOURNEYS)]
+        found = []
+        with torch.no_grad():
+            for part, has_wishes in track(
+                parts, "carma: finished plans", total=len(parts), show=progress
+            ):
+                people = People(part, self.causal_model.abduct(part), self._around(part))
+                if has_wishes:
+                    people = wishful(people, self._columns, draws)
+                else:
+                    people = replace(people, weights=torch.ones_like(part))
+                found.append(self._journey(people))
+        return Journeys.joined(found)
+
+    def _journey(self, people: People) -> Journeys:
+        before = self.classifier.probability(people.x)
+        plans, owner = self._found(people, before, 1)
+        plans, owner = self._insisted(people, before, plans, owner, 1)
+        do = Intervention(plans.mask, plans.values)
+        place, is_open = self._switches.place_of(people[owner], do), self._places(people)
+        group = owner * is_open.shape[1] + place
+        order = group.argsort(stable=True)
+        plans, group = plans[order], group[order]
+        is_short = falls_short(plans, self.validity)
+        rank = torch.where(is_short, UNSURE * (2 - plans.expected_validity), plans.cost)
+        rank = rank.nan_to_num(torch.inf)
+        best = lowest(rank, group, is_open.numel(), 1)
+        best = best[plans.has_plan[best]]
+        cost = torch.full((is_open.numel(),), torch.inf, dtype=torch.float64)
+        validity, is_sure = torch.zeros_like(cost), torch.zeros_like(cost, dtype=torch.bool)
+        cost[group[best]] = plans.cost[best].double()
+        validity[group[best]] = plans.expected_validity[best].nan_to_num(1.0).double()
+        is_sure[group[best]] = ~is_short[best]
+        told = (tensor.view_as(is_open) for tensor in (cost, validity, is_sure))
+        journeys = Journeys(people, is_open, *told)
+        return journeys[torch.isfinite(journeys.cost).any(dim=1).nonzero().squeeze(1)]
+
+    def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
+        """Plans that start from the places to which the compass points."""
+        if self._compass is None:
+            return super()._found(people, before, n_plans)
+        # Plans of a menu differ in what they start with, too.
+        count = LIKELY if n_plans == 1 else LIKELIER * n_plans
+        some, whose = self._likely(self._compass, people, count)
+        return in_order(self._raced(some, whose, self._surplus(some), before, n_plans))
+
+    def _insisted(
+        self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
+    ) -> tuple[Plans, Tensor]:
+        """Add plans for people without a sure one, from where there is something to find."""
+        is_open = self.limits.has_grid or not self.causal_model.is_point_identified
+        if not self.settings.refine_steps or not (is_open or len(self._switches)):
+            return plans, owner
+        is_sure = plans.has_plan & ~falls_short(plans, self.validity)
+        has_sure = torch.zeros(len(people), dtype=torch.bool)
+        has_sure[owner[is_sure]] = True
+        lost = (~has_sure).nonzero().squeeze(1)
+        if self._compass is None:
+            some, whose = self._everywhere(people, lost)
+            surplus, reach = self._outlook(some)
+            rows = (reach >= NEARLY * surplus).nonzero().squeeze(1)
+            some, whose, surplus = some[rows], whose[rows], surplus[rows]
+        else:
+            some, whose = self._likely(self._compass, people[lost], LIKELIER)
+            whose, surplus = lost[whose], self._surplus(some)
+        if len(some):
+            found = self._raced(some, whose, surplus, before, n_plans, insists=True)
+            plans, owner = in_order([(plans, owner), *found])
+        has_plan = torch.zeros(len(people), dtype=torch.bool)
+        has_plan[owner[plans.has_plan]] = True
+        lost = (~has_plan).nonzero().squeeze(1)
+        return in_order([(plans, owner), *self._returned(people, before, lost)])
+
+    def _returned(self, people: People, before: Tensor, lost: Tensor) -> list[tuple[Plans, Tensor]]:
+        """Plans of some people, by position, found on the way back from an accepted place."""
+        some, whose = self._everywhere(people, lost)
+        _, reach, place = self._looked(some)
+        rows = (reach >= 0).nonzero().squeeze(1)
+        rows = rows[lowest(-reach[rows], whose[rows], len(people), self.most_worlds)]
+        if not len(rows):
+            return []
+        some, whose = some[rows], whose[rows]
+        with torch.inference_mode(False), torch.no_grad():
+            there = some.cloned()
+            drafts = Drafts(there.limits.widest[:, None], place[rows][:, None].clone())
+            margin = torch.zeros_like(drafts.values[..., 0])
+            found = self._refinement.best(there, drafts, margin, 1, insists=True)
+            proposal = self._told(found, len(there), self._refinement.effort(1, 1))
+            return [(self._answered(some, proposal, before[whose]), whose)]
+
+    def _raced(
+        self,
+        worlds: People,
+        whose: Tensor,
+        surplus: Tensor,
+        before: Tensor,
+        n_plans: int,
+        *,
+        insists: bool = False,
+    ) -> list[tuple[Plans, Tensor]]:
+        """Plans of people after some moves, who have none yet; see ``_followed``."""
+        price = torch.zeros_like(surplus)
+        if worlds.given is not None:
+            price = self.cost.of(worlds.x, worlds.given, worlds.weights)
+        rivals = Rivals(whose, price, torch.full_like(before, torch.inf))
+        return self._followed(worlds, surplus, rivals, before, n_plans, insists=insists)
+
+    def _likely(self, compass: Compass, people: People, count: int) -> tuple[People, Tensor]:
+        """People at the places to which the compass points; who each one is."""
+        chosen = compass.likely(people, self._places(people), count)
+        return self._switches.places(people, chosen)
+
     def _propose(self, people: People, n_plans: int) -> Proposal:
         return self._refined(people, n_plans, None)
 
@@ -307,27 +441,31 @@ class Carma(Solver):
     ) -> Proposal:
         return self._refined(people, n_plans, rivals, insists=insists)
 
-    @property
-    def _insists(self) -> bool:
-        is_open = self.limits.has_grid or not self.causal_model.is_point_identified
-        return bool(self.settings.refine_steps) and (is_open or len(self._switches) > 0)
-
     def _outlook(self, people: People) -> tuple[Tensor, Tensor]:
-        """Looks at the corner of each person's box to which slopes point, and some other places."""
-        surplus, _ = super()._outlook(people)
+        surplus, reach, _ = self._looked(people)
+        return surplus, reach
+
+    def _looked(self, people: People) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``_outlook``; and the place of each person that looks best, ``(n, d)``.
+
+        Places are the corner of each person's box to which slopes point, and some others.
+        """
+        surplus = self._surplus(people)
         box, every = people.limits, people.limits.widest
         with torch.inference_mode(False), torch.no_grad():
             some, mask = people.cloned(), every.clone()
             _, slope = self._target.surplus_and_slope(some, mask, some.stand)
         corner = torch.where(slope > 0, box.upper, torch.where(slope < 0, box.lower, people.x))
         target = Target(self._follow, self.classifier, self.limits, 0.0)
-        width, best = box.upper - box.lower, surplus
+        width, reach, place = box.upper - box.lower, surplus, people.x
         points = [corner, (corner + people.x) / 2]
         points += [box.lower + share * width for share in self._spread]
         for values in points:
             values = torch.where(every, self.limits.project(people.x, values, box), people.x)
-            best = torch.maximum(best, target.surplus(people, every, values))
-        return surplus, best
+            seen = target.surplus(people, every, values)
+            place = torch.where((seen > reach)[:, None], values, place)
+            reach = torch.maximum(reach, seen)
+        return surplus, reach, place
 
     def _refined(
         self, people: People, n_plans: int, rivals: Rivals | None, *, insists: bool = False
@@ -343,12 +481,15 @@ class Carma(Solver):
             n_plans = min(n_plans, n_subsets(len(self._columns)))
             drafts, margin = self._policy.drafts_and_margins(people, count)
             plans = self._refinement.best(people, drafts, margin, n_plans, rivals, insists=insists)
-            effort = torch.full((len(people),), self._refinement.effort(count, n_plans))
-            mask = plans.mask & torch.isfinite(plans.cost)[:, None]
-            status = torch.full((len(mask),), self._own_status.code)
-            verdict = torch.full((len(people),), Status.NOT_FOUND.code)
-            do = Intervention(mask, plans.values)
-            return Proposal(do, effort, verdict, status, plans.uncertainty)
+            return self._told(plans, len(people), self._refinement.effort(count, n_plans))
+
+    def _told(self, plans: Refined, n: int, effort: int) -> Proposal:
+        """Refined plans of ``n`` people, as a proposal."""
+        mask = plans.mask & torch.isfinite(plans.cost)[:, None]
+        status = torch.full((len(mask),), self._own_status.code)
+        verdict = torch.full((n,), Status.NOT_FOUND.code)
+        do, tried = Intervention(mask, plans.values), torch.full((n,), effort)
+        return Proposal(do, tried, verdict, status, plans.uncertainty)
 
     @property
     def _own_status(self) -> Status:
@@ -410,6 +551,10 @@ class Carma(Solver):
             hidden = settings.mask_hidden, settings.action_hidden
             return Policy(self._guide, self._columns, self.causal_model.statistics_, u, *hidden)
 
+    def _new_compass(self) -> Compass:
+        shape = self._policy.n_inputs, 1 + len(self._switches), self.settings.mask_hidden
+        return Compass(self._policy.describe, self._columns, self._switches.columns, *shape)
+
     def state(self) -> State:
         """See ``Solver.state``."""
         if not self.is_fitted:
@@ -420,6 +565,8 @@ class Carma(Solver):
             "rehearsal": asdict(self.rehearsal_),
         }
         tensors = dict(self._policy.state_dict())
+        if self._compass is not None:
+            tensors |= prefixed("compass", self._compass.state_dict())
         if self.surrogate_ is not None:
             surrogate = self.surrogate_.state()
             config["surrogate"] = surrogate.config
@@ -440,9 +587,14 @@ class Carma(Solver):
             )
             solver._take_guide(solver.surrogate_)
         policy = solver._new_policy(torch.zeros(2, causal_model.n_latents, dtype=torch.float64))
-        own = {n: t for n, t in state.tensors.items() if not n.startswith("surrogate.")}
+        others = ("surrogate.", "compass.")
+        own = {n: t for n, t in state.tensors.items() if not n.startswith(others)}
         policy.load_state_dict(own)
         solver._policy = policy.eval().requires_grad_(False)
+        if solver._has_compass:
+            compass = solver._new_compass()
+            compass.load_state_dict(unprefixed("compass", state.tensors))
+            solver._compass = compass.eval().requires_grad_(False)
         solver.history_ = History(**state.config["history"])
         solver.rehearsal_ = History(**state.config["rehearsal"])
         return solver
@@ -453,6 +605,12 @@ STARTS = 6
 WALKS = 1 << 12
 # People who have made moves between levels before they learn.
 MOVED = 0.4
+# People at once whose finished plans are learned from, and the share of all who have wishes.
+JOURNEYS, WISHFUL = 1000, 0.3
+# Places from which plans start, usually, and for people who are hard to find a plan for.
+LIKELY, LIKELIER = 3, 4
+# Ranks plans that are not sure enough behind all that are.
+UNSURE = 1e9
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes
 # point and the way there.
 LOOKS = 4

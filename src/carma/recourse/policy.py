@@ -47,6 +47,9 @@ class Policy(nn.Module):
         u: Exogenous values of training people, shape ``(n, n_latents)``: the scale of theirs.
         mask_hidden: Hidden widths of the mask network, and of the margin network.
         action_hidden: Hidden widths of the action network.
+
+    Attributes:
+        n_inputs: Numbers that the networks see of each person.
     """
 
     centre: Tensor
@@ -67,7 +70,7 @@ class Policy(nn.Module):
         super().__init__()
         d, k = len(statistics.std), len(columns)
         self._columns, self._classifier = columns, classifier
-        n_inputs = 1 + d + u.shape[1] + 3 * k
+        self.n_inputs = n_inputs = 1 + d + u.shape[1] + 3 * k
         self.mask_network = smooth_mlp(n_inputs, mask_hidden, k)
         self.action_network = smooth_mlp(n_inputs + k, action_hidden, k)
         self.margin_network = smooth_mlp(n_inputs + k, mask_hidden, 1)

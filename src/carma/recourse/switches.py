@@ -107,6 +107,43 @@ class Switches:
             limits = replace(limits, max_actions=left.clamp(min=1), lower=lower, upper=upper)
         return self._moved(replace(some, limits=limits), given), owner
 
+    def places(self, people: People, chosen: Tensor) -> tuple[People, Tensor]:
+        """People as they are and after moves, those of one person next to each other.
+
+        Args:
+            people: n of them.
+            chosen: Who is to stay, and which combinations of each, shape ``(n, 1 + m)``, bool.
+
+        Returns:
+            One row for each choice, and whose it is, rising, ``(w,)``.
+        """
+        home = chosen[:, 0].nonzero().squeeze(1)
+        moved, owner = self.worlds(people, chosen[:, 1:])
+        every = People.joined([self.stay(people[home]), moved])
+        owners = torch.cat([home, owner])
+        order = owners.argsort(stable=True)
+        return every[order], owners[order]
+
+    def place_of(self, people: People, do: Intervention) -> Tensor:
+        """Which place each plan starts from: 0 is home, then the combinations, ``(n,)``, int64.
+
+        Args:
+            people: n of them.
+            do: n plans.
+        """
+        mask = do.mask & self._mask.any(dim=0)
+        found = torch.zeros(len(people), dtype=torch.long)
+        for place, (own, values) in enumerate(zip(self._mask, self._values, strict=True), start=1):
+            is_it = (mask == own).all(dim=1) & ((do.values == values) | ~own).all(dim=1)
+            found[is_it] = place
+        return found
+
+    @property
+    def columns(self) -> Tensor:
+        """The column that tells of each feature whether it may move, and its weight, int64."""
+        names = [feature.name for feature in self._encoding.schema.switches]
+        return torch.tensor([self._encoding.column(name) for name in names], dtype=torch.long)
+
     def after(self, people: People, do: Intervention) -> People:
         """People after the moves that their plans hold, one plan of each.
 

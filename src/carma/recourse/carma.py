@@ -620,5 +620,5 @@ AMONG = 1
 TRIALS = 2
 NEAR_REACH = 0.02
 # Rounds for plans that a surrogate led to, those for the best of these, and their reach.
-BLIND_TRIALS, BLIND_POLISH = 3, 12
+BLIND_TRIALS, BLIND_POLISH = 5, 12
 BLIND_REACH = 0.05

@@ -20,6 +20,7 @@ from carma.recourse.refined import Refined
 from carma.recourse.refinement import SAFETY, SLACK
 from carma.recourse.rivals import Rivals
 from carma.recourse.rounding import Rounding
+from carma.recourse.subsets import set_codes
 from carma.recourse.target import People, Target
 
 __all__ = ["Grounding"]
@@ -118,7 +119,7 @@ class Grounding:
         found = Refined.none(people, self._doubt).or_better(found, owner[rows[top]])
         if not is_alone:
             return found
-        probes = self._probed(people)
+        probes = self._probed(people, found.worth)
         rows = (probes.cost < found.worth).nonzero().squeeze(1)
         if not len(rows):
             return found
@@ -171,7 +172,8 @@ class Grounding:
         plans = self._priced(replace(many, aim=aim), mask, values, NEARLY - lacks)
         if self._limits.has_grid:
             plans = self._branched(people, plans, aim + off)
-        if self._neighbours is None:
+        if self._neighbours is None or not self._doubt.is_cheap:
+            # Where draws stand for what is in doubt, similar sets are not worth their time.
             return plans
         cost = plans.cost
         # Better sets in the place of each person's best one.
@@ -187,11 +189,15 @@ class Grounding:
             cost=cost.index_put((top,), better.cost),
         )
 
-    def _probed(self, people: People) -> _Plans:
-        """The cheapest plan of each person that moves a feature or two a little, if any works.
+    def _probed(self, people: People, least: Tensor) -> _Plans:
+        """The cheapest plan of each person that moves a few features, if any works.
 
         The edge of a tree may be a step away where the surrogate sees a slope only. What moves
-        one feature and looks most promising, is where a second one is moved from.
+        one feature and looks most promising, is where the next one is moved from.
+
+        Args:
+            people: n of them.
+            least: What their plans may cost at most, shape ``(n,)``.
         """
         columns = self._limits.encoding.actionable
         k = 2 * len(columns) * len(PROBES)
@@ -206,8 +212,9 @@ class Grounding:
             lacks = -self._target.surplus(some, nothing, some.x).clamp(max=-SLACK)
             found = self._priced(some, nothing, some.x, -lacks)
             mask, values = nothing[:, None], some.x[:, None]
-            for _ in range(PAIR):
-                mask, values, price, ahead = self._moved(some, mask, values, move)
+            for _ in range(MOVED):
+                most = torch.minimum(least[rows], found.cost)
+                mask, values, price, ahead = self._moved(some, mask, values, move, most)
                 cost = torch.where(ahead >= 0, price, torch.inf)
                 row = torch.arange(len(rows))
                 place = cost.argmin(dim=1)
@@ -228,7 +235,7 @@ class Grounding:
         return best[0].joined(*best[1:])
 
     def _moved(
-        self, people: People, mask: Tensor, values: Tensor, move: Tensor
+        self, people: People, mask: Tensor, values: Tensor, move: Tensor, most: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every plan of each person with one feature moved instead.
 
@@ -237,10 +244,11 @@ class Grounding:
             mask: Shape ``(n, b, d)``, bool.
             values: Shape ``(n, b, d)``.
             move: From where people stand, shape ``(k, d)``; 0 but for one column.
+            most: Cost from which on plans are of no use, shape ``(n,)``.
 
         Returns:
             Mask and values, ``(n, b * k, d)``; cost, infinite where it may not be, and surplus,
-            ``(n, b * k)``.
+            minus infinity where it is of no use, ``(n, b * k)``.
         """
         n, b, d = mask.shape
         k = len(move)
@@ -253,7 +261,13 @@ class Grounding:
         may = many.limits.allows(masks) & masks.any(dim=1)
         price = self._cost(many.x, masks, flat, many.weights)
         price = torch.where(may, price, torch.inf)
-        ahead = self._target.surplus(many, masks, flat)
+        rows = (price < most.repeat_interleave(b * k)).nonzero().squeeze(1)
+        ahead = torch.full_like(price, -torch.inf)
+        # What follows from one set of features is computed for all who move it at once.
+        codes, order = set_codes(masks[rows]).sort(stable=True)
+        sizes = torch.unique_consecutive(codes, return_counts=True)[1]
+        for some in torch.split(rows[order], sizes.tolist()):
+            ahead[some] = self._target.surplus(many[some], masks[some], flat[some]).to(price)
         shape = (n, b * k)
         return masks.view(*shape, d), flat.view(*shape, d), price.view(shape), ahead.view(shape)
 
@@ -427,10 +441,10 @@ class _Plans:
 
 
 # How far probes move a feature, in standard deviations, and how many of them at once.
-PROBES = (0.01, 0.1, 0.4, 1.5)
-PROBED = 1 << 17
+PROBES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)
+PROBED = 1 << 16
 # Features that probes move at most, and plans of each person that they go on from.
-PAIR, BEAM = 2, 3
+MOVED, BEAM = 3, 5
 # How often the surrogate is corrected, and the steps after that; log-odds of a correction.
 ROUNDS, STEPS = 2, 2
 FARTHEST = 6.0

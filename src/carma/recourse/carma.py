@@ -152,7 +152,7 @@ class Carma(Solver):
     """
 
     kind: ClassVar[str] = "carma"
-    at_once: ClassVar[int] = 4096
+    at_once: ClassVar[int] = 8192
     most_worlds: ClassVar[int] = 4
     found: ClassVar[Status] = Status.REFINED
     history_: History

@@ -217,6 +217,18 @@ def test_every_plan_keeps_every_rule(name: str) -> None:
         )
 
 
+def test_the_same_seed_learns_the_same_moves() -> None:
+    before = torch.random.get_rng_state()
+    one = solved("carma").state().tensors
+    torch.manual_seed(99)
+    w = world()
+    other = SOLVERS["carma"](w).fit(w.table, progress=False).state().tensors
+    torch.random.set_rng_state(before)
+    assert any(name.startswith("compass.") for name in one)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def reached_by_hand(w: World, do: Intervention) -> Tensor:
     """What follows from actions, with the years of schooling set as an intervention on age."""
     education = w.flow.encoding.column("education")

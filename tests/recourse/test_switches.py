@@ -254,7 +254,7 @@ def test_the_place_of_a_plan_is_where_its_moves_lead() -> None:
     mask, values = every.given.mask.clone(), every.given.values.clone()
     values = torch.where(mask, values, people.x[owner] + 7)
     mask[::2, SAVINGS] = True
-    found = made().place_of(every, Intervention(mask, values))
+    found = made().place_of(Intervention(mask, values))
     assert torch.equal(found, chosen.nonzero()[:, 1])
 
 

@@ -32,7 +32,7 @@ from carma.state import State, one_thread
 from carma.table import to_pandas
 from carma.training import check_at_least
 
-__all__ = ["NEARLY", "Solver", "in_order"]
+__all__ = ["NEARLY", "Solver", "in_order", "lacking"]
 
 
 class Solver(ABC):
@@ -348,9 +348,7 @@ class Solver(ABC):
         n = len(people)
         plans, owner = self._found(people, before, n_plans)
         plans, owner = self._insisted(people, before, plans, owner, n_plans)
-        is_lost = torch.ones(n, dtype=torch.bool)
-        is_lost[owner[torch.isfinite(plans.cost)]] = False
-        lost = is_lost.nonzero().squeeze(1)
+        lost = lacking(torch.isfinite(plans.cost), owner, n)
         if len(lost):
             plans, owner = self._searched(people, before, plans, owner, lost, n_plans)
         if len(owner) == n:
@@ -693,6 +691,13 @@ def in_order(parts: list[tuple[Plans, Tensor]]) -> tuple[Plans, Tensor]:
     plans, owner = Plans.joined([p for p, _ in parts]), torch.cat([o for _, o in parts])
     order = owner.argsort(stable=True)
     return plans[order], owner[order]
+
+
+def lacking(is_good: Tensor, owner: Tensor, n: int) -> Tensor:
+    """Which of ``n`` people have no good plan, by position."""
+    is_lost = torch.ones(n, dtype=torch.bool)
+    is_lost[owner[is_good]] = False
+    return is_lost.nonzero().squeeze(1)
 
 
 # How much further from acceptance than before moves may lead; worlds that look this much dearer

@@ -15,7 +15,7 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
-from carma.recourse.base import NEARLY, Solver, in_order
+from carma.recourse.base import NEARLY, Solver, in_order, lacking
 from carma.recourse.candidates import lowest
 from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
@@ -29,7 +29,7 @@ from carma.recourse.pattern import PatternSearch
 from carma.recourse.plans import Plans
 from carma.recourse.policy import Drafts, Policy
 from carma.recourse.proposal import Proposal
-from carma.recourse.refined import Refined
+from carma.recourse.refined import UNSURE, Refined
 from carma.recourse.refinement import Refinement
 from carma.recourse.rivals import Rivals
 from carma.recourse.starts import spread_evenly
@@ -194,7 +194,8 @@ class Carma(Solver):
         margin = (doubt, spreads)
         world = (self._follow, self._target, self.cost)
         neighbours = None
-        if n_subsets(len(self._columns)) > MOST_SETS:
+        # Where draws stand for what is in doubt, similar sets are not worth their time.
+        if n_subsets(len(self._columns)) > MOST_SETS and model.is_point_identified:
             neighbours = Neighbours(*world, self._columns, self.encoding.n_columns)
         steps, keep = self.settings.refine_steps, self.settings.candidates
         self._teacher = Teacher(*world, *margin, self._columns, shares)
@@ -340,7 +341,7 @@ class Carma(Solver):
         plans, owner = self._found(people, before, 1)
         plans, owner = self._insisted(people, before, plans, owner, 1)
         do = Intervention(plans.mask, plans.values)
-        place, is_open = self._switches.place_of(people[owner], do), self._places(people)
+        place, is_open = self._switches.place_of(do), self._places(people)
         group = owner * is_open.shape[1] + place
         order = group.argsort(stable=True)
         plans, group = plans[order], group[order]
@@ -375,9 +376,7 @@ class Carma(Solver):
         if not self.settings.refine_steps or not (is_open or len(self._switches)):
             return plans, owner
         is_sure = plans.has_plan & ~falls_short(plans, self.validity)
-        has_sure = torch.zeros(len(people), dtype=torch.bool)
-        has_sure[owner[is_sure]] = True
-        lost = (~has_sure).nonzero().squeeze(1)
+        lost = lacking(is_sure, owner, len(people))
         if self._compass is None:
             some, whose = self._everywhere(people, lost)
             surplus, reach = self._outlook(some)
@@ -389,9 +388,7 @@ class Carma(Solver):
         if len(some):
             found = self._raced(some, whose, surplus, before, n_plans, insists=True)
             plans, owner = in_order([(plans, owner), *found])
-        has_plan = torch.zeros(len(people), dtype=torch.bool)
-        has_plan[owner[plans.has_plan]] = True
-        lost = (~has_plan).nonzero().squeeze(1)
+        lost = lacking(plans.has_plan, owner, len(people))
         return in_order([(plans, owner), *self._returned(people, before, lost)])
 
     def _returned(self, people: People, before: Tensor, lost: Tensor) -> list[tuple[Plans, Tensor]]:
@@ -553,7 +550,9 @@ class Carma(Solver):
 
     def _new_compass(self) -> Compass:
         shape = self._policy.n_inputs, 1 + len(self._switches), self.settings.mask_hidden
-        return Compass(self._policy.describe, self._columns, self._switches.columns, *shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.training.seed)
+            return Compass(self._policy.describe, self._columns, self._switches.columns, *shape)
 
     def state(self) -> State:
         """See ``Solver.state``."""
@@ -609,8 +608,6 @@ MOVED = 0.4
 JOURNEYS, WISHFUL = 1000, 0.3
 # Places from which plans start, usually, and for people who are hard to find a plan for.
 LIKELY, LIKELIER = 3, 4
-# Ranks plans that are not sure enough behind all that are.
-UNSURE = 1e9
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes
 # point and the way there.
 LOOKS = 4

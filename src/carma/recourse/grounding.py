@@ -172,8 +172,7 @@ class Grounding:
         plans = self._priced(replace(many, aim=aim), mask, values, NEARLY - lacks)
         if self._limits.has_grid:
             plans = self._branched(people, plans, aim + off)
-        if self._neighbours is None or not self._doubt.is_cheap:
-            # Where draws stand for what is in doubt, similar sets are not worth their time.
+        if self._neighbours is None:
             return plans
         cost = plans.cost
         # Better sets in the place of each person's best one.

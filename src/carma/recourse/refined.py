@@ -11,7 +11,7 @@ from carma.recourse.candidates import Found, lowest
 from carma.recourse.doubt import Doubt, Uncertainty
 from carma.recourse.target import People
 
-__all__ = ["Refined"]
+__all__ = ["UNSURE", "Refined"]
 
 
 @dataclass(frozen=True)

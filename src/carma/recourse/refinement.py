@@ -154,7 +154,7 @@ class Refinement:
         def best() -> Tensor:
             return lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, 1)
 
-        if self._neighbours is not None and not self._is_drawn:
+        if self._neighbours is not None:
             plans = self.secured(people, *self._searched(people, plans))
         if self._is_drawn:
             plans = self._held(people, plans, best())

@@ -124,15 +124,14 @@ class Switches:
         order = owners.argsort(stable=True)
         return every[order], owners[order]
 
-    def place_of(self, people: People, do: Intervention) -> Tensor:
+    def place_of(self, do: Intervention) -> Tensor:
         """Which place each plan starts from: 0 is home, then the combinations, ``(n,)``, int64.
 
         Args:
-            people: n of them.
             do: n plans.
         """
         mask = do.mask & self._mask.any(dim=0)
-        found = torch.zeros(len(people), dtype=torch.long)
+        found = torch.zeros(len(mask), dtype=torch.long)
         for place, (own, values) in enumerate(zip(self._mask, self._values, strict=True), start=1):
             is_it = (mask == own).all(dim=1) & ((do.values == values) | ~own).all(dim=1)
             found[is_it] = place

@@ -162,11 +162,18 @@ def test_rows_are_priced_by_themselves(make: Make, plan: Plan, random: Any) -> N
     order = random.sample(range(len(x)), len(x))
     for price in (cost, cost.prices):
         paid = price(x, mask, values)
-        assert torch.equal(price(x[order], mask[order], values[order]), paid[order])
-        assert torch.equal(price(x[:1], mask[:1], values[:1]), paid[:1])
-        assert torch.equal(price(x[0], mask[0], values[0]), paid[0])
-        stacked = price(*(t.expand(3, *t.shape) for t in (x, mask, values)))
-        assert torch.equal(stacked, paid.expand(3, *paid.shape))
+        # Sums and powers of other shapes may differ in the last bit on some processors.
+        pairs = [
+            (price(x[order], mask[order], values[order]), paid[order]),
+            (price(x[:1], mask[:1], values[:1]), paid[:1]),
+            (price(x[0], mask[0], values[0]), paid[0]),
+            (
+                price(*(t.expand(3, *t.shape) for t in (x, mask, values))),
+                paid.expand(3, *paid.shape),
+            ),
+        ]
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
 
 
 @every

@@ -102,5 +102,5 @@ class Branching:
 
 # Rounds of branches, and steps of each walk; least share of a plan's cost that a step back has
 # to save.
-ROUNDS, STEPS = 1, 3
+ROUNDS, STEPS = 1, 2
 WORTH = 0.02

@@ -163,6 +163,12 @@ class Target:
         Where something that follows would leave its declared bounds, how far it leaves them
         (as a share of their width, negative) if that is less. Never NaN.
         """
+        if len(people) <= AT_ONCE or values.requires_grad:
+            return self._surplus(people, mask, values)
+        parts = [self._surplus(people[at], mask[at], values[at]) for at in _parts(len(people))]
+        return torch.cat(parts)
+
+    def _surplus(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
         do = people.do(mask, values)
         reached = self._follow(people.x, do, people.u)
         seen = reached
@@ -206,6 +212,20 @@ class Target:
 
         The gradient is 0 where there is none, or where it is no number.
         """
+        if len(people) <= AT_ONCE:
+            return self._surplus_and_slope(people, mask, values)
+        surplus, slope = zip(
+            *(
+                self._surplus_and_slope(people[at], mask[at], values[at])
+                for at in _parts(len(people))
+            ),
+            strict=True,
+        )
+        return torch.cat(surplus), torch.cat(slope)
+
+    def _surplus_and_slope(
+        self, people: People, mask: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             free = values.detach().requires_grad_()
             surplus = self.surplus(people, mask, free)
@@ -213,6 +233,15 @@ class Target:
             if surplus.requires_grad:
                 (slope,) = torch.autograd.grad(surplus.sum(), free)
         return surplus.detach(), torch.where(mask, slope, 0.0).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _parts(n: int) -> list[slice]:
+    """``n`` rows, as many at once as stay in the processor's cache between two steps."""
+    return [slice(start, start + AT_ONCE) for start in range(0, n, AT_ONCE)]
+
+
+# Rows for which plans are followed at once.
+AT_ONCE = 8192
 
 
 def check_margin(owner: str, margin: float, classifier: Classifier) -> None:

@@ -119,11 +119,19 @@ class Grounding:
         found = Refined.none(people, self._doubt).or_better(found, owner[rows[top]])
         if not is_alone:
             return found
-        probes = self._probed(people, found.worth)
-        rows = (probes.cost < found.worth).nonzero().squeeze(1)
-        if not len(rows):
-            return found
-        return found.or_better(self._finished(self._on_ray(probes[rows], RAYS)), rows)
+        for probes in self._probed(people, found.worth):
+            rows = (probes.cost < found.worth).nonzero().squeeze(1)
+            if len(rows):
+                further = self._finished(self._on_ray(probes[rows], RAYS))
+                found = found.or_better(further, rows)
+        return found
+
+    def finished(self, people: People, mask: Tensor, values: Tensor, margin: Tensor) -> Refined:
+        """See ``Refinement.finished``."""
+        cost = self._cost(people.x, mask, values, people.weights)
+        some = replace(people, aim=self._aim(margin))
+        plans = _Plans(some, mask, values, cost, torch.zeros_like(cost))
+        return self._sure(self._improved(self._polish, plans))
 
     def secured(self, people: People, mask: Tensor, values: Tensor, cost: Tensor) -> Refined:
         """See ``Refinement.secured``."""
@@ -188,8 +196,8 @@ class Grounding:
             cost=cost.index_put((top,), better.cost),
         )
 
-    def _probed(self, people: People, least: Tensor) -> _Plans:
-        """The cheapest plan of each person that moves a few features, if any works.
+    def _probed(self, people: People, least: Tensor) -> tuple[_Plans, _Plans]:
+        """The cheapest plans of each person that move a few features, if any work.
 
         The edge of a tree may be a step away where the surrogate sees a slope only. What moves
         one feature and looks most promising, is where the next one is moved from.
@@ -197,11 +205,14 @@ class Grounding:
         Args:
             people: n of them.
             least: What their plans may cost at most, shape ``(n,)``.
+
+        Returns:
+            Those that are sure enough, and those that cost less but are not.
         """
         columns = self._limits.encoding.actionable
         k = 2 * len(columns) * len(PROBES)
         each = columns.repeat_interleave(2 * len(PROBES))
-        far = torch.tensor([side * share for share in PROBES for side in (1.0, -1.0)])
+        far = torch.tensor([side * share for side in (1.0, -1.0) for share in PROBES])
         move = torch.zeros(k, people.x.shape[1], dtype=people.x.dtype)
         move[torch.arange(k), each] = far.double().repeat(len(columns)) * self._scale[each]
         best = []
@@ -209,29 +220,57 @@ class Grounding:
             some = replace(people[rows], aim=torch.zeros(len(rows), dtype=people.x.dtype))
             nothing = torch.zeros_like(some.limits.may_act)
             lacks = -self._target.surplus(some, nothing, some.x).clamp(max=-SLACK)
-            found = self._priced(some, nothing, some.x, -lacks)
+            sure = short = self._priced(some, nothing, some.x, -lacks)
             mask, values = nothing[:, None], some.x[:, None]
             for _ in range(MOVED):
-                most = torch.minimum(least[rows], found.cost)
+                most = torch.minimum(least[rows], sure.cost)
                 mask, values, price, ahead = self._moved(some, mask, values, move, most)
                 cost = torch.where(ahead >= 0, price, torch.inf)
-                row = torch.arange(len(rows))
-                place = cost.argmin(dim=1)
-                better = cost[row, place] < found.cost
-                found = _Plans(
-                    some,
-                    torch.where(better[:, None], mask[row, place], found.mask),
-                    torch.where(better[:, None], values[row, place], found.values),
-                    torch.where(better, cost[row, place], found.cost),
-                    torch.where(better, 0.0, found.lacks),
-                )
+                sure, short = self._told_apart(sure, short, mask, values, cost)
                 # What it would cost to go on like that.
                 gain = (ahead + lacks[:, None]).clamp(min=SLACK)
                 promise = price * (lacks[:, None] / gain).pow(self._cost.degree)
                 top = promise.topk(min(BEAM, promise.shape[1]), dim=1, largest=False).indices
-                mask, values = mask[row[:, None], top], values[row[:, None], top]
-            best.append(found)
-        return best[0].joined(*best[1:])
+                row = torch.arange(len(rows))[:, None]
+                mask, values = mask[row, top], values[row, top]
+            best.append((sure, short))
+        sure_ones, others = zip(*best, strict=True)
+        return sure_ones[0].joined(*sure_ones[1:]), others[0].joined(*others[1:])
+
+    def _told_apart(
+        self, sure: _Plans, short: _Plans, mask: Tensor, values: Tensor, cost: Tensor
+    ) -> tuple[_Plans, _Plans]:
+        """The cheapest plans that are sure enough, and the cheapest that are not.
+
+        Args:
+            sure: One of each person so far.
+            short: The same.
+            mask: Of further plans, shape ``(n, m, d)``, those that move a feature one way by less
+                and more next to each other.
+            values: Same shape.
+            cost: Infinite where a plan does not work, ``(n, m)``.
+        """
+        n, m = cost.shape
+        # One of each way to move.
+        cost, place = cost.view(n, -1, len(PROBES)).min(dim=2)
+        place = place + len(PROBES) * torch.arange(m // len(PROBES))
+        cost, top = cost.topk(min(MEASURED, cost.shape[1]), dim=1, largest=False)
+        person, rank = torch.isfinite(cost).nonzero(as_tuple=True)
+        at = place.gather(1, top)[person, rank]
+        mask, values, cost = mask[person, at], values[person, at], cost[person, rank]
+        some, is_sure = sure.people[person], torch.ones_like(person, dtype=torch.bool)
+        ahead = self._target.surplus(some, mask, values)
+        if self._doubt.n_alternatives:
+            margin = self._doubt.of(some, mask, values).margin(self._quantile)
+            is_sure = ahead >= margin
+        further = _Plans(some, mask, values, cost, torch.zeros_like(cost))
+        found = []
+        for plans, is_it in ((sure, is_sure), (short, ~is_sure)):
+            price = torch.where(is_it, cost, torch.inf)
+            first = lowest(price, person, n, 1)
+            better = first[price[first] < plans.cost[person[first]]]
+            found.append(plans.replaced(person[better], further[better]))
+        return found[0], found[1]
 
     def _moved(
         self, people: People, mask: Tensor, values: Tensor, move: Tensor, most: Tensor
@@ -331,7 +370,7 @@ class Grounding:
         # The shortest that works, else the one that comes nearest.
         place = torch.where(works.any(dim=1), works.int().argmax(dim=1), surplus.argmax(dim=1))
         row = torch.arange(len(values))
-        best, ahead = trial.view(len(values), k, -1)[row, place], surplus[row, place]
+        best, ahead = trial.view(len(values), k, values.shape[1])[row, place], surplus[row, place]
         low, high = length[(place - 1).clamp(min=0)], length[place]
         is_between = (ahead >= 0) & (place > 0)
         for _ in range(HALVINGS):
@@ -433,6 +472,14 @@ class _Plans:
         every = (self, *others)
         return _Plans(people, *(torch.cat([getattr(p, name) for p in every]) for name in names))
 
+    def replaced(self, rows: Tensor, part: _Plans) -> _Plans:
+        """The same plans but for some, by position; the people stay the same."""
+        names = [entry.name for entry in fields(self)[1:]]
+        return _Plans(
+            self.people,
+            *(getattr(self, n).index_put((rows,), getattr(part, n)) for n in names),
+        )
+
     @property
     def rank(self) -> Tensor:
         """The cost, and for plans that stop short, by far more, ``(w,)``."""
@@ -444,6 +491,8 @@ PROBES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)
 PROBED = 1 << 16
 # Features that probes move at most, and plans of each person that they go on from.
 MOVED, BEAM = 3, 5
+# Plans of each person that are measured after each of these, of different ways to move.
+MEASURED = 6
 # How often the surrogate is corrected, and the steps after that; log-odds of a correction.
 ROUNDS, STEPS = 2, 2
 FARTHEST = 6.0

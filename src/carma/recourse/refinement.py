@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -88,7 +89,10 @@ class Refinement:
             are taken.
         """
         n = len(people)
-        walks, owner = self._walked(people, drafts, margin, n_plans)
+        alone = Rivals.none(n, people.x)
+        # With effort for people without a sure plan, no walk is given up: all of theirs were poor.
+        hopes = HOPEFUL if n_plans == 1 and not insists else {}
+        walks, owner = self._walked(people, drafts, margin, hopes, rivals or alone)
         if n_plans > 1:
             self._tell(walks)
             every = self._secured(self._polished(walks))
@@ -98,13 +102,32 @@ class Refinement:
             some = Drafts(drafts.masks[few], drafts.values[few])
             one = self.best(people, some, margin[few], 1, rivals, insists=insists)
             return every.with_further(one, owner).sure_ones(1 + len(owner) // max(1, n))
-        rivals = rivals or Rivals.none(n, walks.best_cost)
+        rivals = rivals or alone
         plans = self._followed(people, walks, owner, rivals, insists=insists)
         if self._steps:
             plans = self._bettered(people, plans, rivals)
-        # Moves besides may cost far more than a longer plan.
-        rows = lowest(rivals.spent + plans.worth, rivals.owner, rivals.count, LONGER)
+        # Moves besides may cost far more than a longer plan; what is sure may cost less already.
+        least = rivals.worth(plans.worth)[rivals.owner]
+        price = torch.where(rivals.spent + plans.cost < least, plans.worth, torch.inf)
+        rows = lowest(rivals.spent + price, rivals.owner, rivals.count, LONGER)
         return plans.or_better(self._lengthened(people[rows], plans[rows]), rows)
+
+    def finished(self, people: People, mask: Tensor, values: Tensor, margin: Tensor) -> Refined:
+        """The plans that come of given ones, one of each person.
+
+        Args:
+            people: n of them.
+            mask: Shape ``(n, d)``, bool.
+            values: Shape ``(n, d)``.
+            margin: Log-odds past the threshold that each needs, ``(n,)``.
+        """
+        walks = self._from(people, mask, values, margin)
+        for _ in range(min(STEPS, self._steps)):
+            walks.step()
+        walks.settle(RAY)
+        rivals = Rivals.none(len(people), people.x)
+        plans = self._followed(people, walks, rivals.owner, rivals, insists=False)
+        return self._bettered(people, plans, rivals)
 
     def _followed(
         self, people: People, walks: Descent, owner: Tensor, rivals: Rivals, *, insists: bool
@@ -222,9 +245,23 @@ class Refinement:
         return (count + 1) * (1 + self._steps) + 1
 
     def _walked(
-        self, people: People, drafts: Drafts, margin: Tensor, n_plans: int
+        self,
+        people: People,
+        drafts: Drafts,
+        margin: Tensor,
+        hopes: Mapping[int, float],
+        rivals: Rivals,
     ) -> tuple[Descent, Tensor]:
-        """Walks that have come to their aim, and whose each one is; see ``best``."""
+        """Walks that have come to their aim, and whose each one is; see ``best``.
+
+        Args:
+            people: See ``best``.
+            drafts: See ``best``.
+            margin: See ``best``.
+            hopes: After which steps to give walks up that stand at so many times the cost of
+                another one's plan.
+            rivals: See ``best``.
+        """
         mask, start = drafts.masks, drafts.values
         if self._steps:
             # The likeliest set once more, from where the person stands: that leads to the plan
@@ -244,16 +281,16 @@ class Refinement:
         walks = self._from(people.repeated(m), mask, start, margin.flatten())
         owner = torch.arange(n).repeat_interleave(m)
         for turn in range(self._steps):
-            if turn == self._steps // 2:
-                if n_plans == 1 and turn:
-                    best = walks.best_cost.view(n, m).amin(dim=1)
-                    stands_at = torch.minimum(walks.cost, walks.best_cost)
-                    rows = (stands_at <= HOPEFUL * best[owner]).nonzero().squeeze(1)
-                    walks, owner = walks.of(rows), owner[rows]
+            if turn in hopes:
+                best = rivals[owner].worth(walks.best_cost)[rivals.owner[owner]]
+                stands_at = rivals.spent[owner] + torch.minimum(walks.cost, walks.best_cost)
+                rows = (stands_at <= hopes[turn] * best).nonzero().squeeze(1)
+                walks, owner = walks.of(rows), owner[rows]
+            is_looked_at = self._doubt.n_alternatives and self._doubt.is_cheap
+            if turn == self._steps // 2 and is_looked_at:
                 # So far with the margin that was foreseen, from here with the one measured.
-                if self._doubt.n_alternatives and self._doubt.is_cheap:
-                    measured = self._doubt.of(walks.people, walks.mask, walks.values)
-                    walks.aim_at(self._aim(measured.margin(self._quantile)))
+                measured = self._doubt.of(walks.people, walks.mask, walks.values)
+                walks.aim_at(self._aim(measured.margin(self._quantile)))
             walks.step()
         walks.settle(RAY)
         return walks, owner
@@ -449,9 +486,9 @@ class Refinement:
         return self._at(walks.people, self._branching.improved(walks.people, found))
 
 
-# Walks that stand, half-way, at so many times the cost of a plan that another one found are
-# given up.
-HOPEFUL = 1.5
+# Walks that stand, after so many steps, at so many times the cost of a plan that another one found
+# are given up.
+HOPEFUL = {1: 3.0, 2: 1.5}
 # Walks of each person on steps and levels that are followed to the end before any other: usually,
 # and for people who are hard to find a plan for.
 AT_FIRST, MORE = 2, 3

@@ -318,6 +318,27 @@ class PlanLimits:
         """The levels that a column may take, rising; ``None`` where it is a number."""
         return self._codes.get(column)
 
+    def stays(self, x: Tensor, values: Tensor) -> Tensor:
+        """Columns of features set level by level that are at the same level in two rows.
+
+        Args:
+            x: Factual rows, shape ``(n, d)``.
+            values: Same shape.
+
+        Returns:
+            The same shape, bool.
+        """
+        found = torch.zeros_like(x, dtype=torch.bool)
+        for feature, _, _ in self._switches:
+            where = self.encoding.block(feature.name)
+            found[:, where] = (values[:, where] == x[:, where]).all(dim=1, keepdim=True)
+        return found
+
+    @property
+    def acted_on(self) -> Tensor:
+        """Columns of actionable features, shape ``(d,)``, bool."""
+        return self._may_act
+
     @property
     def has_grid(self) -> bool:
         """True when a feature that may be acted on takes steps or levels only."""

@@ -25,6 +25,7 @@ from carma import (
 )
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.recourse.plans import Plans
+from carma.recourse.target import People
 from carma.recourse.yardstick import least_cost_as_sure
 
 SCHEMA = Schema(
@@ -77,16 +78,19 @@ def fitted() -> tuple[MixedFlow, NetworkClassifier]:
 
 
 @cache
-def solved(validity: float) -> tuple[Tensor, Plans]:
-    """Some rejected people, and their plans."""
+def solver(validity: float) -> Carma:
     model, classifier = fitted()
     quick = TrainingSettings(epochs=5)
     settings = CarmaSettings(validity=validity, lessons=100, training=quick, rehearsal=quick)
-    solver = Carma(model, classifier, settings=settings)
-    solver.fit(torch.from_numpy(people(400, 1)))
+    return Carma(model, classifier, settings=settings).fit(torch.from_numpy(people(400, 1)))
+
+
+@cache
+def solved(validity: float) -> tuple[Tensor, Plans]:
+    """Some rejected people, and their plans."""
     x = torch.from_numpy(people(200, 2))
-    x = x[classifier.logit(x) < 0][:100]
-    return x, solver.solve(x)
+    x = x[fitted()[1].logit(x) < 0][:100]
+    return x, solver(validity).solve(x)
 
 
 def shares(x: Tensor, plans: Plans) -> Rows:
@@ -169,3 +173,36 @@ def test_no_sure_plan_is_cheaper_than_the_yardstick() -> None:
     assert is_sure.sum() >= N_SEARCHED / 2
     assert (least[is_sure] <= plans.cost[is_sure] * (1 + 1e-9)).all()
     assert (least[is_sure] >= search.solve(x).cost[is_sure] * (1 - NEAR)).all()
+
+
+def test_whoever_a_known_plan_was_made_for_pays_no_more_than_that() -> None:
+    carma, (model, classifier) = solver(0.9), fitted()
+    x = torch.from_numpy(people(400, 1))
+    x = x[classifier.rejects(x)]
+    known = carma._precedents
+    assert known is not None
+    own = People(x, model.abduct(x), carma.limits.around(x))
+    seen = carma._policy.describe(own)
+    first = known.near(seen, 1).squeeze(1)
+    rows = (known.seen[first] == seen).all(dim=1).nonzero().squeeze(1)
+    assert len(rows) > 20
+    at = first[rows]
+    values = torch.where(known.is_held[at], x[rows], known.values[at])
+    price = carma.cost(x[rows], known.mask[at], values)
+    plans = carma.solve(x[rows])
+    assert bool((plans.expected_validity >= 0.9 - 1e-9).all())
+    assert bool((plans.cost <= price * (1 + 1e-9)).all())
+
+
+def test_what_is_known_of_others_makes_plans_cheaper_and_no_less_sure() -> None:
+    carma, (x, plans) = solver(0.9), solved(0.9)
+    alone = Carma.restore(*fitted(), carma.cost, carma.state())
+    assert torch.equal(alone.solve(x).cost, plans.cost)
+    alone._precedents = None
+    without = alone.solve(x)
+    assert int(plans.has_plan.sum()) >= int(without.has_plan.sum())
+    is_sure = plans.expected_validity >= 0.9 - 1e-9
+    was_sure = without.expected_validity >= 0.9 - 1e-9
+    assert int(is_sure.sum()) >= int(was_sure.sum())
+    both = is_sure & was_sure
+    assert float(plans.cost[both].mean()) <= 1.02 * float(without.cost[both].mean())

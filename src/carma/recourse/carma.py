@@ -28,7 +28,9 @@ from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.plans import Plans
 from carma.recourse.policy import Drafts, Policy
+from carma.recourse.precedents import Precedents
 from carma.recourse.proposal import Proposal
+from carma.recourse.recall import Recall
 from carma.recourse.refined import UNSURE, Refined
 from carma.recourse.refinement import Refinement
 from carma.recourse.rivals import Rivals
@@ -178,6 +180,10 @@ class Carma(Solver):
         self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
         self.surrogate_ = None
         self._compass: Compass | None = None
+        self._precedents: Precedents | None = None
+        real = Target(self._follow, classifier, self.limits, 0.0)
+        near = NEAR if classifier.has_slope else NEAR_BLIND
+        self._recall = Recall(real, self.cost, self.limits, self._sureness, self._spreads, near)
         if classifier.has_slope:
             self._take_guide(classifier)
 
@@ -262,7 +268,7 @@ class Carma(Solver):
         settings = self.settings
         draws = seeded(settings.training.seed)
         rows = torch.randperm(len(x), generator=draws)[: settings.lessons]
-        x = x[rows]
+        x = rejected = x[rows]
         if not self.classifier.has_slope:
             x = self._guided(x, progress)
         lessons = self._lessons(x, draws, progress)
@@ -279,11 +285,56 @@ class Carma(Solver):
         schedule = (settings.training, settings.rehearsal)
         self.history_, self.rehearsal_ = school.teach(lessons, *schedule, progress)
         self._policy, self._compass = policy.eval().requires_grad_(False), None
+        self._precedents = None
         if self._has_compass:
             compass, journeys = self._new_compass(), self._journeys(x, draws, progress)
             if len(journeys) > 1:
                 compass.learn(journeys, settings.training, progress)
             self._compass = compass.eval().requires_grad_(False)
+        if self._has_precedents:
+            self._remember(rejected, draws, progress)
+
+    @property
+    def _has_precedents(self) -> bool:
+        """Whether to learn from plans of others: where slopes mislead, or do not tell all."""
+        return not (self.classifier.has_slope and self.causal_model.is_point_identified)
+
+    def _remember(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> None:
+        """Keep sure plans of some people: found without those of others, then with these."""
+        count = max(2, round(KEPT * self.settings.lessons))
+        if len(x) < count:
+            drawn = self.causal_model.sample(TIMES * count, seed=self.settings.training.seed)
+            with torch.no_grad():
+                x = torch.cat([x, drawn[self.classifier.rejects(drawn)]])
+        with torch.no_grad():
+            askers = self._askers(x, count, draws)
+            for _ in range(GENERATIONS):
+                parts = track(askers, "carma: plans of others", total=len(askers), show=progress)
+                self._precedents = Precedents.joined([self._precedent(part) for part in parts])
+
+    def _askers(self, x: Tensor, count: int, draws: torch.Generator) -> list[People]:
+        """So many people as they are, and some of them with wishes, a batch at a time."""
+        wishful_ones = max(1, round(WISHFUL * count))
+        plain, wishing = x[: count - wishful_ones], x[-wishful_ones:]
+        askers = []
+        for rows, has_wishes in ((plain, False), (wishing, True)):
+            for part in torch.split(rows, JOURNEYS):
+                people = People(part, self.causal_model.abduct(part), self._around(part))
+                if has_wishes:
+                    askers.append(wishful(people, self._columns, draws))
+                else:
+                    askers.append(replace(people, weights=torch.ones_like(part)))
+        return askers
+
+    def _precedent(self, people: People) -> Precedents:
+        """Sure plans of some people."""
+        before = self.classifier.probability(people.x)
+        plans = self._answer(people, before, 1)[0]
+        rows = (plans.has_plan & ~falls_short(plans, self.validity)).nonzero().squeeze(1)
+        some, mask = people[rows], (plans.mask & self.limits.acted_on)[rows]
+        values = plans.values[rows]
+        is_held = mask & (values == some.x) & ~self.encoding.moved_by_level
+        return Precedents(self._policy.describe(some), mask, values, is_held)
 
     @property
     def _has_compass(self) -> bool:
@@ -319,22 +370,10 @@ class Carma(Solver):
 
     def _journeys(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> Journeys:
         """Plans of some people as they are, and of some with wishes, found without a compass."""
-        wishful_ones = round(WISHFUL * self.settings.lessons)
-        plain, wishing = x[: self.settings.lessons - wishful_ones], x[-wishful_ones:]
-        parts = [(part, False) for part in torch.split(plain, JOURNEYS)]
-        parts += [(part, True) for part in torch.split(wishing, JOURNEYS)]
-        found = []
         with torch.no_grad():
-            for part, has_wishes in track(
-                parts, "carma: finished plans", total=len(parts), show=progress
-            ):
-                people = People(part, self.causal_model.abduct(part), self._around(part))
-                if has_wishes:
-                    people = wishful(people, self._columns, draws)
-                else:
-                    people = replace(people, weights=torch.ones_like(part))
-                found.append(self._journey(people))
-        return Journeys.joined(found)
+            askers = self._askers(x, self.settings.lessons, draws)
+            parts = track(askers, "carma: finished plans", total=len(askers), show=progress)
+            return Journeys.joined([self._journey(people) for people in parts])
 
     def _journey(self, people: People) -> Journeys:
         before = self.classifier.probability(people.x)
@@ -360,13 +399,80 @@ class Carma(Solver):
         return journeys[torch.isfinite(journeys.cost).any(dim=1).nonzero().squeeze(1)]
 
     def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
-        """Plans that start from the places to which the compass points."""
+        """Plans that worked for others, and for whom none does, those that are sought."""
+        found, rest = [], torch.arange(len(people))
+        least = torch.full((len(people),), torch.inf, dtype=torch.float64)
+        if self._precedents is not None and self.settings.refine_steps:
+            found = self._recalled(people, before, self._precedents)
+        if n_plans == 1 and found:
+            plans, owner = in_order(found)
+            is_sure = plans.has_plan & ~falls_short(plans, self.validity)
+            price = torch.where(is_sure, plans.cost, torch.inf).double()
+            least = least.scatter_reduce(0, owner, price, "amin")
+            lacks = -self._surplus(people)
+            usual = self._usual_rate * lacks.clamp(min=0).pow(self.cost.degree)
+            rest = (~(least <= DEAR * usual)).nonzero().squeeze(1)
+        if len(rest):
+            plans, owner = self._sought(people[rest], before[rest], n_plans, least[rest])
+            found.append((plans, rest[owner]))
+        return in_order(found)
+
+    def _recalled(
+        self, people: People, before: Tensor, known: Precedents
+    ) -> list[tuple[Plans, Tensor]]:
+        """Plans that worked for others, as they are and finished for those whom they are for."""
+        if not len(known):
+            return []
+        recalled = self._recall.best(people, self._policy.describe(people), known)
+        owner, do = recalled.owner, recalled.do
+        if not len(owner):
+            return []
+        worlds = people[owner]
+        if len(self._switches):
+            worlds = self._switches.after(worlds, do)
+        numbers = torch.zeros_like(do.mask)
+        numbers[:, self._columns] = do.mask[:, self._columns]
+        acts, tried = numbers.any(dim=1), torch.full_like(owner, self._recall.effort)
+        found = []
+        for is_it, is_alone in ((acts, False), (~acts, True)):
+            rows = is_it.nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            some, own = worlds[rows], Intervention(numbers[rows], do.values[rows])
+            proposal = Proposal(own, tried[rows], uncertainty=recalled.uncertainty[rows])
+            plans = self._answered(some, proposal, before[owner[rows]], is_alone=is_alone)
+            found.append((plans, owner[rows]))
+            if not is_alone:
+                margin = recalled.uncertainty[rows].margin(self._spreads)
+                plans = self._finished(some, own, margin, before[owner[rows]])
+                found.append((plans, owner[rows]))
+        return found
+
+    def _finished(self, worlds: People, do: Intervention, margin: Tensor, before: Tensor) -> Plans:
+        """Plans of others, improved for the people whom they are for."""
+        with torch.inference_mode(False), torch.no_grad():
+            there, (mask, values) = worlds.cloned(), (do.mask.clone(), do.values.clone())
+            found = self._refinement.finished(there, mask, values, margin.clone())
+            proposal = self._told(found, len(there), self._refinement.effort(1, 1))
+        return self._answered(worlds, proposal, before)
+
+    def _sought(
+        self, people: People, before: Tensor, n_plans: int, least: Tensor
+    ) -> tuple[Plans, Tensor]:
+        """Plans that start from the places to which the compass points.
+
+        Args:
+            people: n of them.
+            before: Their probabilities today, ``(n,)``.
+            n_plans: Plans wanted of each.
+            least: Cost of the sure plan that each has, infinite without one, ``(n,)``.
+        """
         if self._compass is None:
             return super()._found(people, before, n_plans)
         # Plans of a menu differ in what they start with, too.
         count = LIKELY if n_plans == 1 else LIKELIER * n_plans
         some, whose = self._likely(self._compass, people, count)
-        return in_order(self._raced(some, whose, self._surplus(some), before, n_plans))
+        return in_order(self._raced(some, whose, self._surplus(some), before, n_plans, least))
 
     def _insisted(
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
@@ -386,7 +492,8 @@ class Carma(Solver):
             some, whose = self._likely(self._compass, people[lost], LIKELIER)
             whose, surplus = lost[whose], self._surplus(some)
         if len(some):
-            found = self._raced(some, whose, surplus, before, n_plans, insists=True)
+            none_yet = torch.full_like(before, torch.inf)
+            found = self._raced(some, whose, surplus, before, n_plans, none_yet, insists=True)
             plans, owner = in_order([(plans, owner), *found])
         lost = lacking(plans.has_plan, owner, len(people))
         return in_order([(plans, owner), *self._returned(people, before, lost)])
@@ -415,14 +522,15 @@ class Carma(Solver):
         surplus: Tensor,
         before: Tensor,
         n_plans: int,
+        least: Tensor,
         *,
         insists: bool = False,
     ) -> list[tuple[Plans, Tensor]]:
-        """Plans of people after some moves, who have none yet; see ``_followed``."""
+        """Plans of people after some moves, cheaper than what each has; see ``_followed``."""
         price = torch.zeros_like(surplus)
         if worlds.given is not None:
             price = self.cost.of(worlds.x, worlds.given, worlds.weights)
-        rivals = Rivals(whose, price, torch.full_like(before, torch.inf))
+        rivals = Rivals(whose, price, least.to(price.dtype))
         return self._followed(worlds, surplus, rivals, before, n_plans, insists=insists)
 
     def _likely(self, compass: Compass, people: People, count: int) -> tuple[People, Tensor]:
@@ -566,6 +674,8 @@ class Carma(Solver):
         tensors = dict(self._policy.state_dict())
         if self._compass is not None:
             tensors |= prefixed("compass", self._compass.state_dict())
+        if self._precedents is not None:
+            tensors |= prefixed("precedents", self._precedents.as_tensors())
         if self.surrogate_ is not None:
             surrogate = self.surrogate_.state()
             config["surrogate"] = surrogate.config
@@ -586,7 +696,7 @@ class Carma(Solver):
             )
             solver._take_guide(solver.surrogate_)
         policy = solver._new_policy(torch.zeros(2, causal_model.n_latents, dtype=torch.float64))
-        others = ("surrogate.", "compass.")
+        others = ("surrogate.", "compass.", "precedents.")
         own = {n: t for n, t in state.tensors.items() if not n.startswith(others)}
         policy.load_state_dict(own)
         solver._policy = policy.eval().requires_grad_(False)
@@ -594,6 +704,9 @@ class Carma(Solver):
             compass = solver._new_compass()
             compass.load_state_dict(unprefixed("compass", state.tensors))
             solver._compass = compass.eval().requires_grad_(False)
+        if solver._has_precedents:
+            known = unprefixed("precedents", state.tensors)
+            solver._precedents = Precedents.from_tensors(known)
         solver.history_ = History(**state.config["history"])
         solver.rehearsal_ = History(**state.config["rehearsal"])
         return solver
@@ -606,6 +719,14 @@ WALKS = 1 << 12
 MOVED = 0.4
 # People at once whose finished plans are learned from, and the share of all who have wishes.
 JOURNEYS, WISHFUL = 1000, 0.3
+# Finished plans that are kept, as a share of the lessons; rounds of finding them; rows drawn for
+# each person wanted where too few are known.
+KEPT, GENERATIONS, TIMES = 0.5, 2, 4
+# Plans of others tried on each person: of those who are most alike, then of further ones; with
+# slopes, and without. Where the best of them costs so many times what people usually pay for what
+# they lack, plans are sought as well.
+NEAR, NEAR_BLIND = (16, 48), (64, 192)
+DEAR = 2.0
 # Places from which plans start, usually, and for people who are hard to find a plan for.
 LIKELY, LIKELIER = 3, 4
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes

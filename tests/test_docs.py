@@ -15,7 +15,7 @@ from carma.models.anm import AdditiveNoiseSettings
 from carma.models.flow import FlowSettings
 from carma.models.mixed import MixedSettings
 from carma.problem import Problem
-from carma.recourse.carma import CarmaSettings
+from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.published import PublishedSettings
 from carma.recourse.status import Status
 from carma.rules import ActionRules, SumLimit, TimeLink

@@ -19,7 +19,7 @@ from carma import Carma, CausalFlow, Feature, RecourseResult, Schema, Status
 from carma.classifiers.neural import ClassifierSettings
 from carma.errors import TableError
 from carma.models.flow import FlowSettings
-from carma.recourse.carma import CarmaSettings
+from carma.recourse.carma_settings import CarmaSettings
 from carma.table import Encoding
 from carma.training import TrainingSettings
 

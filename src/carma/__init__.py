@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from carma.personal import Constraints as Constraints
     from carma.recourse.base import Solver as Solver
     from carma.recourse.carma import Carma as Carma
-    from carma.recourse.carma import CarmaSettings as CarmaSettings
+    from carma.recourse.carma_settings import CarmaSettings as CarmaSettings
     from carma.recourse.dice_vae import DiceVae as DiceVae
     from carma.recourse.dice_vae import DiceVaeSettings as DiceVaeSettings
     from carma.recourse.exact import ExactSettings as ExactSettings
@@ -85,7 +85,7 @@ _HOMES = {
     "Bundle": "carma.bundle",
     "Carma": "carma.recourse.carma",
     "CarmaError": "carma.errors",
-    "CarmaSettings": "carma.recourse.carma",
+    "CarmaSettings": "carma.recourse.carma_settings",
     "CausalFlow": "carma.models.flow",
     "CausalGraph": "carma.graph",
     "CausalModel": "carma.models.base",

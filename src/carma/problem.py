@@ -25,7 +25,8 @@ from carma.models.derived import WithDerived
 from carma.models.flow import CausalFlow, FlowSettings
 from carma.models.mixed import MixedFlow, MixedSettings
 from carma.models.vaca import Vaca, VacaSettings
-from carma.recourse.carma import Carma, CarmaSettings
+from carma.recourse.carma import Carma
+from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.published import PublishedCarma, PublishedSettings
 from carma.schema import Schema, read_toml
 from carma.table import Encoding, Statistics, labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -192,6 +193,16 @@ def test_whoever_a_known_plan_was_made_for_pays_no_more_than_that() -> None:
     plans = carma.solve(x[rows])
     assert bool((plans.expected_validity >= 0.9 - 1e-9).all())
     assert bool((plans.cost <= price * (1 + 1e-9)).all())
+
+
+def test_whoever_wants_no_plans_of_others_kept_has_none() -> None:
+    settings = replace(solver(0.9).settings, precedents=0)
+    carma = Carma(*fitted(), settings=settings).fit(torch.from_numpy(people(400, 1)))
+    assert carma._precedents is None
+    assert not any(name.startswith("precedents") for name in carma.state().tensors)
+    again = Carma.restore(*fitted(), carma.cost, carma.state())
+    x, _ = solved(0.9)
+    assert torch.equal(again.solve(x).cost, carma.solve(x).cost)
 
 
 def test_what_is_known_of_others_makes_plans_cheaper_and_no_less_sure() -> None:

@@ -19,7 +19,8 @@ from carma.costs import Cost, SquaredCost
 from carma.errors import SettingsError, TableError
 from carma.models.base import CausalModel
 from carma.problem import Problem
-from carma.recourse.carma import Carma, CarmaSettings
+from carma.recourse.carma import Carma
+from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.exact import ExactSettings, ExactSolver
 
 __all__ = ["Arena", "standard_problem"]

@@ -23,7 +23,8 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.problem import Problem
 from carma.recourse.base import Solver
-from carma.recourse.carma import Carma, CarmaSettings
+from carma.recourse.carma import Carma
+from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.dice import Dice, DiceSettings
 from carma.recourse.exact import ExactSettings, ExactSolver
 from carma.recourse.noncausal import NonCausalOptimum

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from carma.recourse.carma import CarmaSettings
+from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.published import PublishedSettings
 
 __all__ = ["Between", "Settings", "Space", "chosen", "space_of"]

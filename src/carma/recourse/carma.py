@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Self
+from dataclasses import asdict, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
 from carma.costs import Cost
-from carma.errors import NotFittedError, SchemaError, SettingsError, TrainingError
+from carma.errors import NotFittedError, SchemaError, TrainingError
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
 from carma.recourse.base import NEARLY, Solver, in_order, lacking
 from carma.recourse.candidates import lowest
+from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
@@ -40,71 +41,9 @@ from carma.recourse.subsets import n_subsets
 from carma.recourse.surrogate import Surrogate
 from carma.recourse.target import People, Target
 from carma.state import State, prefixed, seeded, unprefixed
-from carma.training import History, TrainingSettings, check_at_least, check_widths
+from carma.training import History
 
-__all__ = ["Carma", "CarmaSettings"]
-
-
-@dataclass(frozen=True)
-class CarmaSettings:
-    """Settings of CARMA; the defaults serve every set.
-
-    Args:
-        candidates: Sets of features tried for each person, the likeliest ones; with steps, the
-            first also from where the person stands.
-        refine_steps: Sequential quadratic steps from each proposal. With one candidate and no
-            steps, an answer is one forward pass and its check.
-        fallback: Search for the people for whom that finds nothing.
-        validity: Probability with which plans shall hold under the true mechanisms, given what
-            the data leave open about them: it decides how far past the threshold each plan goes.
-        lessons: Rejected people at most whose best plans are learned from; each one twice, as
-            they are and with random wishes.
-        mask_hidden: Hidden widths of the mask network, and of the margin network.
-        action_hidden: Hidden widths of the action network.
-        compile: Compile the training step by ``torch.compile``; pays off for long trainings only
-            and needs a C++ compiler.
-        training: Epochs, batches, learning rate, seed of learning from these.
-        rehearsal: Of improving single forward passes afterwards; its seed is not read.
-
-    Raises:
-        SettingsError: A value is out of range.
-    """
-
-    candidates: int = 3
-    refine_steps: int = 4
-    fallback: bool = True
-    validity: float = 0.999
-    lessons: int = 4000
-    mask_hidden: tuple[int, ...] = (64, 64)
-    action_hidden: tuple[int, ...] = (128, 128, 128)
-    compile: bool = False
-    training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(
-            epochs=60, batch_size=256, learning_rate=3e-3, patience=60, validation_fraction=0.1
-        )
-    )
-    rehearsal: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(
-            epochs=110, batch_size=256, learning_rate=4e-3, patience=110, validation_fraction=0.1
-        )
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("mask_hidden", "action_hidden"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            check_widths("CarmaSettings", name, getattr(self, name))
-        for name, least in (("candidates", 1), ("refine_steps", 0), ("lessons", 2)):
-            check_at_least("CarmaSettings", name, getattr(self, name), least)
-        rules = {"validity": (0.5 <= self.validity < 1, "be at least 0.5 and below 1")}
-        SettingsError.require(self, rules)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> CarmaSettings:
-        """Undo ``dataclasses.asdict``."""
-        content = dict(content)
-        training = TrainingSettings(**content.pop("training"))
-        rehearsal = TrainingSettings(**content.pop("rehearsal"))
-        return cls(**content, training=training, rehearsal=rehearsal)
+__all__ = ["Carma"]
 
 
 class Carma(Solver):
@@ -118,8 +57,11 @@ class Carma(Solver):
     in one batch, together with a walk from where the person stands, and the cheapest wins. How far
     past the threshold a plan goes, depends on how well the data determine what it brings: its
     log-odds under other causal models that fit as well must be that of an accepted person with
-    probability ``validity`` (``Doubt``). People for whom this finds nothing are searched for by
-    ``ExactSolver``. Every plan is checked as it will be told: rounded to steps and levels.
+    probability ``validity`` (``Doubt``). Where effects are discrete or the classifier has no
+    slopes, walks end at poor plans; there, sure plans of people who are alike are tried first
+    (``Recall``), the cheapest that is sure is finished, and plans are sought in the way told above
+    for those whom none fits, or only a dear one. People for whom this finds nothing are searched
+    for by ``ExactSolver``. Every plan is checked as it will be told: rounded to steps and levels.
 
     Args:
         causal_model: Fitted.
@@ -297,11 +239,12 @@ class Carma(Solver):
     @property
     def _has_precedents(self) -> bool:
         """Whether to learn from plans of others: where slopes mislead, or do not tell all."""
-        return not (self.classifier.has_slope and self.causal_model.is_point_identified)
+        is_plain = self.classifier.has_slope and self.causal_model.is_point_identified
+        return self.settings.precedents > 0 and not is_plain
 
     def _remember(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> None:
         """Keep sure plans of some people: found without those of others, then with these."""
-        count = max(2, round(KEPT * self.settings.lessons))
+        count = max(2, min(self.settings.precedents, self.settings.lessons // 2))
         if len(x) < count:
             drawn = self.causal_model.sample(TIMES * count, seed=self.settings.training.seed)
             with torch.no_grad():
@@ -704,8 +647,7 @@ class Carma(Solver):
             compass = solver._new_compass()
             compass.load_state_dict(unprefixed("compass", state.tensors))
             solver._compass = compass.eval().requires_grad_(False)
-        if solver._has_precedents:
-            known = unprefixed("precedents", state.tensors)
+        if known := unprefixed("precedents", state.tensors):
             solver._precedents = Precedents.from_tensors(known)
         solver.history_ = History(**state.config["history"])
         solver.rehearsal_ = History(**state.config["rehearsal"])
@@ -719,9 +661,9 @@ WALKS = 1 << 12
 MOVED = 0.4
 # People at once whose finished plans are learned from, and the share of all who have wishes.
 JOURNEYS, WISHFUL = 1000, 0.3
-# Finished plans that are kept, as a share of the lessons; rounds of finding them; rows drawn for
-# each person wanted where too few are known.
-KEPT, GENERATIONS, TIMES = 0.5, 2, 4
+# Rounds of finding the plans that are kept; rows drawn for each person wanted where too few are
+# known.
+GENERATIONS, TIMES = 2, 4
 # Plans of others tried on each person: of those who are most alike, then of further ones; with
 # slopes, and without. Where the best of them costs so many times what people usually pay for what
 # they lack, plans are sought as well.

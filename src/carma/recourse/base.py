@@ -482,9 +482,11 @@ class Solver(ABC):
         """Add plans for people without one, by the search, after all moves or the best ones."""
         some, whose = self._everywhere(people, lost)
         if len(self._switches) and self.most_worlds is not None:
-            # A search takes as long as all else: only where there is something to be found.
-            _, reach = self._outlook(some)
-            rows = (reach >= 0).nonzero().squeeze(1)
+            # A search takes as long as all else, and without slopes longer: only where there is
+            # something to be found.
+            surplus, reach = self._outlook(some)
+            least = NEARLY * surplus if self.classifier.has_slope else torch.zeros_like(surplus)
+            rows = (reach >= least).nonzero().squeeze(1)
             rows = rows[lowest(-reach[rows], whose[rows], len(people), self.most_worlds)]
             some, whose = some[rows], whose[rows]
         found = []

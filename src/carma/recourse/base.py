@@ -486,8 +486,11 @@ class Solver(ABC):
             # something to be found.
             surplus, reach = self._outlook(some)
             least = NEARLY * surplus if self.classifier.has_slope else torch.zeros_like(surplus)
-            rows = (reach >= least).nonzero().squeeze(1)
-            rows = rows[lowest(-reach[rows], whose[rows], len(people), self.most_worlds)]
+            best = lowest(-reach, whose, len(people), self.most_worlds)
+            is_there, is_near = reach[best] >= 0, reach[best] >= least[best]
+            # Where looks only come near, the nearest place must do.
+            first = lowest(-reach, whose, len(people), 1)
+            rows = best[is_there | (is_near & torch.isin(best, first))]
             some, whose = some[rows], whose[rows]
         found = []
         proposal = self._rescue(some, n_plans) if len(some) else None

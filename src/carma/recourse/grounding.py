@@ -226,7 +226,7 @@ class Grounding:
                 most = torch.minimum(least[rows], sure.cost)
                 mask, values, price, ahead = self._moved(some, mask, values, move, most)
                 cost = torch.where(ahead >= 0, price, torch.inf)
-                sure, short = self._told_apart(sure, short, mask, values, cost)
+                sure, short = self._told_apart(sure, short, mask, values, cost, ahead)
                 # What it would cost to go on like that.
                 gain = (ahead + lacks[:, None]).clamp(min=SLACK)
                 promise = price * (lacks[:, None] / gain).pow(self._cost.degree)
@@ -238,7 +238,13 @@ class Grounding:
         return sure_ones[0].joined(*sure_ones[1:]), others[0].joined(*others[1:])
 
     def _told_apart(
-        self, sure: _Plans, short: _Plans, mask: Tensor, values: Tensor, cost: Tensor
+        self,
+        sure: _Plans,
+        short: _Plans,
+        mask: Tensor,
+        values: Tensor,
+        cost: Tensor,
+        ahead: Tensor,
     ) -> tuple[_Plans, _Plans]:
         """The cheapest plans that are sure enough, and the cheapest that are not.
 
@@ -249,6 +255,7 @@ class Grounding:
                 and more next to each other.
             values: Same shape.
             cost: Infinite where a plan does not work, ``(n, m)``.
+            ahead: Their surplus, same shape.
         """
         n, m = cost.shape
         # One of each way to move.
@@ -259,10 +266,9 @@ class Grounding:
         at = place.gather(1, top)[person, rank]
         mask, values, cost = mask[person, at], values[person, at], cost[person, rank]
         some, is_sure = sure.people[person], torch.ones_like(person, dtype=torch.bool)
-        ahead = self._target.surplus(some, mask, values)
         if self._doubt.n_alternatives:
             margin = self._doubt.of(some, mask, values).margin(self._quantile)
-            is_sure = ahead >= margin
+            is_sure = ahead[person, at] >= margin
         further = _Plans(some, mask, values, cost, torch.zeros_like(cost))
         found = []
         for plans, is_it in ((sure, is_sure), (short, ~is_sure)):

@@ -26,7 +26,6 @@ from carma import (
 )
 from carma.classifiers.network import Input, NetworkClassifier
 from carma.recourse.plans import Plans
-from carma.recourse.target import People
 from carma.recourse.yardstick import least_cost_as_sure
 
 SCHEMA = Schema(
@@ -176,30 +175,11 @@ def test_no_sure_plan_is_cheaper_than_the_yardstick() -> None:
     assert (least[is_sure] >= search.solve(x).cost[is_sure] * (1 - NEAR)).all()
 
 
-def test_whoever_a_known_plan_was_made_for_pays_no_more_than_that() -> None:
-    carma, (model, classifier) = solver(0.9), fitted()
-    x = torch.from_numpy(people(400, 1))
-    x = x[classifier.rejects(x)]
-    known = carma._precedents
-    assert known is not None
-    own = People(x, model.abduct(x), carma.limits.around(x))
-    seen = carma._policy.describe(own)
-    first = known.near(seen, 1).squeeze(1)
-    rows = (known.seen[first] == seen).all(dim=1).nonzero().squeeze(1)
-    assert len(rows) > 20
-    at = first[rows]
-    values = torch.where(known.is_held[at], x[rows], known.values[at])
-    price = carma.cost(x[rows], known.mask[at], values)
-    plans = carma.solve(x[rows])
-    assert bool((plans.expected_validity >= 0.9 - 1e-9).all())
-    assert bool((plans.cost <= price * (1 + 1e-9)).all())
-
-
 def test_whoever_wants_no_plans_of_others_kept_has_none() -> None:
     settings = replace(solver(0.9).settings, precedents=0)
     carma = Carma(*fitted(), settings=settings).fit(torch.from_numpy(people(400, 1)))
-    assert carma._precedents is None
-    assert not any(name.startswith("precedents") for name in carma.state().tensors)
+    assert carma._memory is None
+    assert not any(name.startswith("memory") for name in carma.state().tensors)
     again = Carma.restore(*fitted(), carma.cost, carma.state())
     x, _ = solved(0.9)
     assert torch.equal(again.solve(x).cost, carma.solve(x).cost)
@@ -209,7 +189,7 @@ def test_what_is_known_of_others_makes_plans_cheaper_and_no_less_sure() -> None:
     carma, (x, plans) = solver(0.9), solved(0.9)
     alone = Carma.restore(*fitted(), carma.cost, carma.state())
     assert torch.equal(alone.solve(x).cost, plans.cost)
-    alone._precedents = None
+    alone._memory = None
     without = alone.solve(x)
     assert int(plans.has_plan.sum()) >= int(without.has_plan.sum())
     is_sure = plans.expected_validity >= 0.9 - 1e-9
@@ -217,3 +197,16 @@ def test_what_is_known_of_others_makes_plans_cheaper_and_no_less_sure() -> None:
     assert int(is_sure.sum()) >= int(was_sure.sum())
     both = is_sure & was_sure
     assert float(plans.cost[both].mean()) <= 1.02 * float(without.cost[both].mean())
+
+
+def test_where_what_is_foreseen_is_not_trusted_people_are_searched_for_as_well() -> None:
+    carma, (x, _) = solver(0.9), solved(0.9)
+    careful = Carma.restore(*fitted(), carma.cost, carma.state())
+    assert careful._memory is not None
+    careful._memory.is_trusted = torch.tensor(False)
+    plans = careful.solve(x)
+    careful._memory = None
+    without = careful.solve(x)
+    assert torch.equal(plans.has_plan | without.has_plan, plans.has_plan)
+    is_sure = without.expected_validity >= 0.9 - 1e-9
+    assert (plans.cost[is_sure] <= without.cost[is_sure] * (1 + 1e-9)).all()

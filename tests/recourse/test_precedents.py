@@ -1,24 +1,14 @@
-"""Plans of others: who is alike, and what is tried of what worked for them."""
+"""Plans of others: who is alike."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from carma import ClassifierSettings, TrainingSettings, fit_classifier
-from carma.benchmarks import Benchmark, load
-from carma.classifiers.base import Classifier
-from carma.constraints import PlanLimits
-from carma.recourse.doubt import Doubt
 from carma.recourse.precedents import Precedents
-from carma.recourse.recall import Recall
-from carma.recourse.target import People, Target
 from carma.state import seeded
 
 
@@ -63,91 +53,9 @@ def test_they_come_back_from_tensors_and_join() -> None:
     assert torch.equal(both.values[9:], known.values)
 
 
-@cache
-def world() -> tuple[Benchmark, Classifier]:
-    data = load("chain-lin", rows=1500)
-    settings = ClassifierSettings((), TrainingSettings(epochs=5))
-    return data, fit_classifier(data.schema, data.frame("classifier"), settings)
-
-
-def people(n: int) -> People:
-    data, classifier = world()
-    x = data.encoded("recourse", "test")
-    x = x[classifier.rejects(x)][:n]
-    limits = PlanLimits(data.encoding, data.scm.statistics_)
-    return People(x, data.scm.abduct(x), limits.around(x))
-
-
-def recall(near: tuple[int, int]) -> tuple[Recall, Target]:
-    data, classifier = world()
-    limits = PlanLimits(data.encoding, data.scm.statistics_)
-    target = Target(data.scm.counterfactual, classifier, limits, 0.0)
-    return Recall(target, data.cost, limits, Doubt(data.scm, classifier), 0.0, near), target
-
-
-def known_plans(m: int = 30) -> Precedents:
-    data, _ = world()
-    draws, d = seeded(0), data.encoding.n_columns
-    mask = torch.rand(m, d, generator=draws) < 0.6
-    mask[:, data.encoding.actionable[0]] = True
-    far = torch.randn(m, d, generator=draws, dtype=torch.float64)
-    values = data.scm.statistics_.mean + 3 * far * data.scm.statistics_.std
-    nothing = torch.zeros_like(mask)
-    mask &= torch.zeros(d, dtype=torch.bool).index_fill(0, data.encoding.actionable, True)
-    return Precedents(torch.randn(m, 2, generator=draws), mask, values, nothing)
-
-
-@pytest.mark.parametrize("near", [(30, 0), (5, 25), (1, 29)])
-def test_the_cheapest_that_works_is_taken(near: tuple[int, int]) -> None:
-    data, _ = world()
-    some, known = people(40), known_plans()
-    searcher, target = recall(near)
-    found = searcher.best(some, torch.zeros(len(some), 2), known)
-    limits, least = PlanLimits(data.encoding, data.scm.statistics_), []
-    for row in range(len(some)):
-        own = some[torch.tensor([row])].repeated(len(known))
-        values = torch.where(known.mask, limits.project(own.x, known.values, own.limits), own.x)
-        works = target.surplus(own, known.mask, values) >= 0
-        least.append(torch.where(works, data.cost(own.x, known.mask, values), torch.inf).min())
-    expected = torch.stack(least)
-    assert torch.equal(found.owner, torch.isfinite(expected).nonzero().squeeze(1))
-    assert len(found.owner) > 0
-    price = data.cost.of(some.x[found.owner], found.do)
-    torch.testing.assert_close(price, expected[found.owner])
-    assert bool((target.surplus(some[found.owner], found.do.mask, found.do.values) >= 0).all())
-
-
-def test_what_others_held_is_held_where_each_person_stands() -> None:
-    data, _ = world()
-    some, known = people(40), known_plans()
-    last = data.encoding.actionable[-1]
-    held = torch.zeros_like(known.mask)
-    held[:, last] = True
-    known = replace(known, mask=known.mask | held, is_held=held)
-    found = recall((30, 0))[0].best(some, torch.zeros(len(some), 2), known)
-    assert len(found.owner)
-    assert bool(found.do.mask[:, last].all())
-    assert torch.equal(found.do.values[:, last], some.x[found.owner, last])
-
-
-def test_nobody_is_given_what_they_may_not_do() -> None:
-    data, _ = world()
-    some, first = people(40), data.encoding.actionable[0]
-    box = some.limits
-    may_act = box.may_act.clone()
-    may_act[::2, first] = False
-    some = replace(some, limits=replace(box, may_act=may_act))
-    found = recall((30, 0))[0].best(some, torch.zeros(len(some), 2), known_plans())
-    assert len(found.owner)
-    assert bool((found.owner % 2 == 1).all())
-
-
-def test_answers_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    some, known, searcher = people(60), known_plans(), recall((10, 20))[0]
-    seen: Tensor = torch.randn(len(some), 2, generator=seeded(5))
-    whole = searcher.best(some, seen, known)
-    monkeypatch.setattr("carma.recourse.recall.AT_ONCE", 7)
-    parts = searcher.best(some, seen, known)
-    assert torch.equal(whole.owner, parts.owner)
-    assert torch.equal(whole.do.mask, parts.do.mask)
-    torch.testing.assert_close(whole.do.values, parts.do.values)
+def test_some_of_them_are_taken_by_position() -> None:
+    known, rows = drawn(9), torch.tensor([4, 1])
+    some = known[rows]
+    assert len(some) == 2
+    assert torch.equal(some.mask, known.mask[rows])
+    assert torch.equal(some.seen, known.seen[rows])

@@ -346,16 +346,21 @@ class Solver(ABC):
         x = people.x
         people = replace(people, u=self.causal_model.abduct(x))
         n = len(people)
-        plans, owner = self._found(people, before, n_plans)
-        plans, owner = self._insisted(people, before, plans, owner, n_plans)
-        lost = lacking(torch.isfinite(plans.cost), owner, n)
-        if len(lost):
-            plans, owner = self._searched(people, before, plans, owner, lost, n_plans)
+        plans, owner = self._plans(people, before, n_plans)
         if len(owner) == n:
             return [plans, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
         effort = torch.zeros(n, dtype=torch.long).index_add(0, owner, plans.n_evaluations)
         plans.n_evaluations.copy_(effort[owner])
         return menus_of(plans, owner, x, before, n_plans, self.encoding.actions, self.validity)
+
+    def _plans(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
+        """At least one plan of each person, or why there is none; whose each plan is, rising."""
+        plans, owner = self._found(people, before, n_plans)
+        plans, owner = self._insisted(people, before, plans, owner, n_plans)
+        lost = lacking(torch.isfinite(plans.cost), owner, len(people))
+        if len(lost):
+            plans, owner = self._searched(people, before, plans, owner, lost, n_plans)
+        return plans, owner
 
     def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
         """Plans without and with moves between levels; whose each plan is."""

@@ -21,9 +21,12 @@ from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
+from carma.recourse.forecast import Forecast, ForecastTarget
+from carma.recourse.foresight import Foreseen, Foresight
 from carma.recourse.grounding import Grounding
 from carma.recourse.journeys import Journeys
 from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful
+from carma.recourse.memory import Memory
 from carma.recourse.menus import falls_short
 from carma.recourse.neighbours import Neighbours
 from carma.recourse.pattern import PatternSearch
@@ -122,10 +125,7 @@ class Carma(Solver):
         self._last_resort = ExactSolver(causal_model, classifier, cost=self.cost)
         self.surrogate_ = None
         self._compass: Compass | None = None
-        self._precedents: Precedents | None = None
-        real = Target(self._follow, classifier, self.limits, 0.0)
-        near = NEAR if classifier.has_slope else NEAR_BLIND
-        self._recall = Recall(real, self.cost, self.limits, self._sureness, self._spreads, near)
+        self._memory: Memory | None = None
         if classifier.has_slope:
             self._take_guide(classifier)
 
@@ -227,7 +227,7 @@ class Carma(Solver):
         schedule = (settings.training, settings.rehearsal)
         self.history_, self.rehearsal_ = school.teach(lessons, *schedule, progress)
         self._policy, self._compass = policy.eval().requires_grad_(False), None
-        self._precedents = None
+        self._memory = None
         if self._has_compass:
             compass, journeys = self._new_compass(), self._journeys(x, draws, progress)
             if len(journeys) > 1:
@@ -251,9 +251,23 @@ class Carma(Solver):
                 x = torch.cat([x, drawn[self.classifier.rejects(drawn)]])
         with torch.no_grad():
             askers = self._askers(x, count, draws)
-            for _ in range(GENERATIONS):
-                parts = track(askers, "carma: plans of others", total=len(askers), show=progress)
-                self._precedents = Precedents.joined([self._precedent(part) for part in parts])
+            known, cost, is_sure = self._known(askers, progress)
+        if not len(known):
+            return
+        people = People.joined(askers)
+        memory = self._new_memory(known, people.u)
+        memory.learn(people, cost, is_sure, draws, self.settings.training, progress)
+        with torch.no_grad():
+            self._memory = memory
+            memory.known = self._known(askers, progress)[0]
+
+    def _known(
+        self, askers: list[People], progress: bool | None
+    ) -> tuple[Precedents, Tensor, Tensor]:
+        """Sure plans of some people as they are found by now; all plans' cost, and who has one."""
+        parts = track(askers, "carma: plans of others", total=len(askers), show=progress)
+        known, cost, is_sure = zip(*(self._precedent(part) for part in parts), strict=True)
+        return Precedents.joined([*known]), torch.cat(cost), torch.cat(is_sure)
 
     def _askers(self, x: Tensor, count: int, draws: torch.Generator) -> list[People]:
         """So many people as they are, and some of them with wishes, a batch at a time."""
@@ -269,15 +283,17 @@ class Carma(Solver):
                     askers.append(replace(people, weights=torch.ones_like(part)))
         return askers
 
-    def _precedent(self, people: People) -> Precedents:
-        """Sure plans of some people."""
+    def _precedent(self, people: People) -> tuple[Precedents, Tensor, Tensor]:
+        """Sure plans of some people; what all plans cost, and whether they are sure."""
         before = self.classifier.probability(people.x)
         plans = self._answer(people, before, 1)[0]
-        rows = (plans.has_plan & ~falls_short(plans, self.validity)).nonzero().squeeze(1)
+        is_sure = plans.has_plan & ~falls_short(plans, self.validity)
+        rows = is_sure.nonzero().squeeze(1)
         some, mask = people[rows], (plans.mask & self.limits.acted_on)[rows]
         values = plans.values[rows]
         is_held = mask & (values == some.x) & ~self.encoding.moved_by_level
-        return Precedents(self._policy.describe(some), mask, values, is_held)
+        known = Precedents(self._policy.describe(some), mask, values, is_held)
+        return known, plans.cost.double().nan_to_num(torch.inf), is_sure
 
     @property
     def _has_compass(self) -> bool:
@@ -341,81 +357,68 @@ class Carma(Solver):
         journeys = Journeys(people, is_open, *told)
         return journeys[torch.isfinite(journeys.cost).any(dim=1).nonzero().squeeze(1)]
 
-    def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
-        """Plans that worked for others, and for whom none does, those that are sought."""
-        found, rest = [], torch.arange(len(people))
-        least = torch.full((len(people),), torch.inf, dtype=torch.float64)
-        if self._precedents is not None and self.settings.refine_steps:
-            found = self._recalled(people, before, self._precedents)
-        if n_plans == 1 and found:
-            plans, owner = in_order(found)
-            is_sure = plans.has_plan & ~falls_short(plans, self.validity)
-            price = torch.where(is_sure, plans.cost, torch.inf).double()
-            least = least.scatter_reduce(0, owner, price, "amin")
-            lacks = -self._surplus(people)
-            usual = self._usual_rate * lacks.clamp(min=0).pow(self.cost.degree)
-            rest = (~(least <= DEAR * usual)).nonzero().squeeze(1)
-        if len(rest):
-            plans, owner = self._sought(people[rest], before[rest], n_plans, least[rest])
-            found.append((plans, rest[owner]))
+    def _plans(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
+        """Plans that are foreseen; people without a sure one who have hope are sought for."""
+        memory = self._memory
+        if memory is None or not self.settings.refine_steps:
+            return super()._plans(people, before, n_plans)
+        with torch.inference_mode(False), torch.no_grad():
+            foreseen = memory.best(people.cloned())
+        found = self._told_of(people, foreseen, before, memory.effort)
+        is_lost = torch.ones(len(people), dtype=torch.bool)
+        for plans, owner in found:
+            is_lost[owner[torch.isfinite(plans.cost)]] = False
+        # What is told in decimals, or after moves, may fail the checks.
+        is_open = memory.has_hope(foreseen) | (is_lost & torch.isfinite(foreseen.cost))
+        is_open |= (n_plans > 1) or not memory.is_trusted
+        rows = is_open.nonzero().squeeze(1)
+        if len(rows):
+            plans, owner = super()._plans(people[rows], before[rows], n_plans)
+            found.append((plans, rows[owner]))
+        rows = (is_lost & ~is_open).nonzero().squeeze(1)
+        if len(rows):
+            found.append((self._given_up(people[rows], before[rows], memory.effort), rows))
         return in_order(found)
 
-    def _recalled(
-        self, people: People, before: Tensor, known: Precedents
+    def _given_up(self, people: People, before: Tensor, effort: int) -> Plans:
+        """No plans, for people for whom none is foreseen."""
+        some = people.cloned()
+        is_proof = self._last_resort.is_hopeless(some)
+        if not self.settings.fallback or len(self._switches):
+            is_proof &= ~self._places(some)[:, 1:].any(dim=1)
+        verdict = torch.where(is_proof, Status.INFEASIBLE.code, Status.NOT_FOUND.code)
+        tried = torch.full_like(verdict, effort)
+        return self._answered(some, Proposal(Intervention.none(some.x), tried, verdict), before)
+
+    def _told_of(
+        self, people: People, foreseen: Foreseen, before: Tensor, effort: int
     ) -> list[tuple[Plans, Tensor]]:
-        """Plans that worked for others, as they are and finished for those whom they are for."""
-        if not len(known):
-            return []
-        recalled = self._recall.best(people, self._policy.describe(people), known)
-        owner, do = recalled.owner, recalled.do
-        if not len(owner):
-            return []
-        worlds = people[owner]
-        if len(self._switches):
-            worlds = self._switches.after(worlds, do)
-        numbers = torch.zeros_like(do.mask)
-        numbers[:, self._columns] = do.mask[:, self._columns]
-        acts, tried = numbers.any(dim=1), torch.full_like(owner, self._recall.effort)
-        found = []
+        """Plans that are foreseen, checked; and whose each is."""
+        owner = torch.isfinite(foreseen.cost).nonzero().squeeze(1)
+        mask, values = foreseen.mask[owner], foreseen.values[owner]
+        is_number = torch.zeros_like(mask)
+        is_number[:, self._columns] = True
+        worlds = people[owner].after(Intervention(mask & ~is_number, values))
+        acts, found = (mask & is_number).any(dim=1), []
         for is_it, is_alone in ((acts, False), (~acts, True)):
             rows = is_it.nonzero().squeeze(1)
-            if not len(rows):
-                continue
-            some, own = worlds[rows], Intervention(numbers[rows], do.values[rows])
-            proposal = Proposal(own, tried[rows], uncertainty=recalled.uncertainty[rows])
-            plans = self._answered(some, proposal, before[owner[rows]], is_alone=is_alone)
-            found.append((plans, owner[rows]))
-            if not is_alone:
-                margin = recalled.uncertainty[rows].margin(self._spreads)
-                plans = self._finished(some, own, margin, before[owner[rows]])
+            if len(rows):
+                own = Intervention((mask & is_number)[rows], values[rows])
+                doubt, tried = foreseen.uncertainty[owner[rows]], torch.full_like(rows, effort)
+                proposal = Proposal(own, tried, uncertainty=doubt)
+                whose = before[owner[rows]]
+                plans = self._answered(worlds[rows], proposal, whose, is_alone=is_alone)
                 found.append((plans, owner[rows]))
         return found
 
-    def _finished(self, worlds: People, do: Intervention, margin: Tensor, before: Tensor) -> Plans:
-        """Plans of others, improved for the people whom they are for."""
-        with torch.inference_mode(False), torch.no_grad():
-            there, (mask, values) = worlds.cloned(), (do.mask.clone(), do.values.clone())
-            found = self._refinement.finished(there, mask, values, margin.clone())
-            proposal = self._told(found, len(there), self._refinement.effort(1, 1))
-        return self._answered(worlds, proposal, before)
-
-    def _sought(
-        self, people: People, before: Tensor, n_plans: int, least: Tensor
-    ) -> tuple[Plans, Tensor]:
-        """Plans that start from the places to which the compass points.
-
-        Args:
-            people: n of them.
-            before: Their probabilities today, ``(n,)``.
-            n_plans: Plans wanted of each.
-            least: Cost of the sure plan that each has, infinite without one, ``(n,)``.
-        """
+    def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
+        """Plans that start from the places to which the compass points."""
         if self._compass is None:
             return super()._found(people, before, n_plans)
         # Plans of a menu differ in what they start with, too.
         count = LIKELY if n_plans == 1 else LIKELIER * n_plans
         some, whose = self._likely(self._compass, people, count)
-        return in_order(self._raced(some, whose, self._surplus(some), before, n_plans, least))
+        return in_order(self._raced(some, whose, self._surplus(some), before, n_plans))
 
     def _insisted(
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
@@ -435,8 +438,7 @@ class Carma(Solver):
             some, whose = self._likely(self._compass, people[lost], LIKELIER)
             whose, surplus = lost[whose], self._surplus(some)
         if len(some):
-            none_yet = torch.full_like(before, torch.inf)
-            found = self._raced(some, whose, surplus, before, n_plans, none_yet, insists=True)
+            found = self._raced(some, whose, surplus, before, n_plans, insists=True)
             plans, owner = in_order([(plans, owner), *found])
         lost = lacking(plans.has_plan, owner, len(people))
         return in_order([(plans, owner), *self._returned(people, before, lost)])
@@ -465,15 +467,15 @@ class Carma(Solver):
         surplus: Tensor,
         before: Tensor,
         n_plans: int,
-        least: Tensor,
         *,
         insists: bool = False,
     ) -> list[tuple[Plans, Tensor]]:
-        """Plans of people after some moves, cheaper than what each has; see ``_followed``."""
+        """Plans of people after some moves, of which the cheapest counts; see ``_followed``."""
         price = torch.zeros_like(surplus)
         if worlds.given is not None:
             price = self.cost.of(worlds.x, worlds.given, worlds.weights)
-        rivals = Rivals(whose, price, least.to(price.dtype))
+        none_yet = torch.full_like(before, torch.inf).to(price.dtype)
+        rivals = Rivals(whose, price, none_yet)
         return self._followed(worlds, surplus, rivals, before, n_plans, insists=insists)
 
     def _likely(self, compass: Compass, people: People, count: int) -> tuple[People, Tensor]:
@@ -605,6 +607,30 @@ class Carma(Solver):
             torch.manual_seed(self.settings.training.seed)
             return Compass(self._policy.describe, self._columns, self._switches.columns, *shape)
 
+    def _new_memory(self, known: Precedents, u: Tensor) -> Memory:
+        model, classifier, cost, limits = self.causal_model, self.classifier, self.cost, self.limits
+        columns = limits.acted_on.nonzero().squeeze(1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.training.seed)
+            statistics, hidden = model.statistics_, self.settings.forecast_hidden
+            forecast = Forecast(columns, statistics, u, float(self._policy.steepness), hidden)
+        target = Target(self._follow, classifier, limits, 0.0)
+        foreseen = ForecastTarget(classifier, limits, forecast)
+        patterns = None
+        if not classifier.has_slope:
+            shares, keep = self._spread, self.settings.candidates
+            patterns = tuple(
+                PatternSearch(foreseen, cost, limits, shares, keep, rounds, BLIND_REACH)
+                for rounds in (FORESEEN, FORESEEN // 2)
+            )
+        recall = Recall(cost, limits)
+        std = model.statistics_.std
+        doubt = (self._sureness, self._spreads)
+        scale = torch.where(std > 0, std, 1.0)
+        parts = (target, foreseen, cost, limits, *doubt, patterns, scale)
+        foresight = Foresight(recall, *parts)
+        return Memory(known, forecast, foresight, recall, self._policy.describe)
+
     def state(self) -> State:
         """See ``Solver.state``."""
         if not self.is_fitted:
@@ -617,8 +643,8 @@ class Carma(Solver):
         tensors = dict(self._policy.state_dict())
         if self._compass is not None:
             tensors |= prefixed("compass", self._compass.state_dict())
-        if self._precedents is not None:
-            tensors |= prefixed("precedents", self._precedents.as_tensors())
+        if self._memory is not None:
+            tensors |= prefixed("memory", self._memory.tensors())
         if self.surrogate_ is not None:
             surrogate = self.surrogate_.state()
             config["surrogate"] = surrogate.config
@@ -639,7 +665,7 @@ class Carma(Solver):
             )
             solver._take_guide(solver.surrogate_)
         policy = solver._new_policy(torch.zeros(2, causal_model.n_latents, dtype=torch.float64))
-        others = ("surrogate.", "compass.", "precedents.")
+        others = ("surrogate.", "compass.", "memory.")
         own = {n: t for n, t in state.tensors.items() if not n.startswith(others)}
         policy.load_state_dict(own)
         solver._policy = policy.eval().requires_grad_(False)
@@ -647,8 +673,11 @@ class Carma(Solver):
             compass = solver._new_compass()
             compass.load_state_dict(unprefixed("compass", state.tensors))
             solver._compass = compass.eval().requires_grad_(False)
-        if known := unprefixed("precedents", state.tensors):
-            solver._precedents = Precedents.from_tensors(known)
+        if kept := unprefixed("memory", state.tensors):
+            known = Precedents.from_tensors(unprefixed("precedents", kept))
+            u = torch.zeros(2, causal_model.n_latents, dtype=torch.float64)
+            solver._memory = solver._new_memory(known, u)
+            solver._memory.restore(kept)
         solver.history_ = History(**state.config["history"])
         solver.rehearsal_ = History(**state.config["rehearsal"])
         return solver
@@ -661,14 +690,8 @@ WALKS = 1 << 12
 MOVED = 0.4
 # People at once whose finished plans are learned from, and the share of all who have wishes.
 JOURNEYS, WISHFUL = 1000, 0.3
-# Rounds of finding the plans that are kept; rows drawn for each person wanted where too few are
-# known.
-GENERATIONS, TIMES = 2, 4
-# Plans of others tried on each person: of those who are most alike, then of further ones; with
-# slopes, and without. Where the best of them costs so many times what people usually pay for what
-# they lack, plans are sought as well.
-NEAR, NEAR_BLIND = (16, 48), (64, 192)
-DEAR = 2.0
+# Rows drawn for each person wanted where too few are known whose plans can be kept.
+TIMES = 4
 # Places from which plans start, usually, and for people who are hard to find a plan for.
 LIKELY, LIKELIER = 3, 4
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes
@@ -681,4 +704,6 @@ TRIALS = 2
 NEAR_REACH = 0.02
 # Rounds for plans that a surrogate led to, those for the best of these, and their reach.
 BLIND_TRIALS, BLIND_POLISH = 5, 12
+# Rounds for those that a forecast led to.
+FORESEEN = 10
 BLIND_REACH = 0.05

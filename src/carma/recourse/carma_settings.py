@@ -30,6 +30,8 @@ class CarmaSettings:
             ``lessons``. With them, standardised rows of their people become part of the state.
         mask_hidden: Hidden widths of the mask network, and of the margin network.
         action_hidden: Hidden widths of the action network.
+        forecast_hidden: Hidden widths of the network that foresees what plans bring, with
+            ``precedents``.
         compile: Compile the training step by ``torch.compile``; pays off for long trainings only
             and needs a C++ compiler.
         training: Epochs, batches, learning rate, seed of learning from these.
@@ -47,6 +49,7 @@ class CarmaSettings:
     precedents: int = 2000
     mask_hidden: tuple[int, ...] = (64, 64)
     action_hidden: tuple[int, ...] = (128, 128, 128)
+    forecast_hidden: tuple[int, ...] = (96, 96)
     compile: bool = False
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
@@ -60,7 +63,7 @@ class CarmaSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("mask_hidden", "action_hidden"):
+        for name in ("mask_hidden", "action_hidden", "forecast_hidden"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             check_widths("CarmaSettings", name, getattr(self, name))
         for name, least in (

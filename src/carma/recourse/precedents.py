@@ -37,6 +37,10 @@ class Precedents:
         """Number of plans."""
         return len(self.seen)
 
+    def __getitem__(self, rows: Tensor) -> Precedents:
+        """Some of them, by position."""
+        return Precedents(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
     @classmethod
     def joined(cls, parts: list[Precedents]) -> Precedents:
         """Put batches one after the other."""

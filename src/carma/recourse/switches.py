@@ -178,7 +178,7 @@ class Switches:
         return self._moved(people, Intervention(mask, values))
 
     def _moved(self, people: People, given: Intervention) -> People:
-        moved = replace(people, limits=replace(people.limits, given=given.mask), given=given)
+        moved = people.after(given)
         nothing = torch.zeros_like(given.mask)
         start = self._follow(people.x, moved.do(nothing, people.x), people.u)
         return replace(moved, start=start)

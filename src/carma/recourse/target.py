@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -90,6 +90,10 @@ class People:
             mask, values = rules.with_time(self.x, mask, values)
         return Intervention(mask, values)
 
+    def after(self, given: Intervention) -> People:
+        """The same people, for whom so much is set in any case; ``start`` stays what it was."""
+        return replace(self, limits=replace(self.limits, given=given.mask), given=given)
+
     def repeated(self, times: int) -> People:
         """Every row ``times`` times in a row."""
         return self[torch.arange(len(self)).repeat_interleave(times)]
@@ -169,15 +173,7 @@ class Target:
         return torch.cat(parts)
 
     def _surplus(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
-        do = people.do(mask, values)
-        reached = self._follow(people.x, do, people.u)
-        seen = reached
-        if self._classifier.takes_gaps:
-            seen = people.seen(reached, do.mask, self._limits.encoding)
-        logit = self._classifier.logit(seen)
-        ahead = logit - self.logit
-        if not math.isinf(self.most):
-            ahead = torch.minimum(ahead, self.most - logit)
+        reached, ahead = self._reached_by(people, people.do(mask, values))
         if people.aim is not None:
             ahead = ahead - people.aim
         room = self._limits.room(people.x, reached.detach())
@@ -190,6 +186,18 @@ class Target:
             ahead = torch.where(is_outside, torch.minimum(ahead, room), ahead)
         is_real = are_finite(reached)
         return torch.where(is_real, ahead, -torch.inf).nan_to_num(-torch.inf, neginf=-torch.inf)
+
+    def _reached_by(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
+        """What follows from what is set, ``(n, d)``, and how far past the decision, ``(n,)``."""
+        reached = self._follow(people.x, do, people.u)
+        seen = reached
+        if self._classifier.takes_gaps:
+            seen = people.seen(reached, do.mask, self._limits.encoding)
+        logit = self._classifier.logit(seen)
+        ahead = logit - self.logit
+        if not math.isinf(self.most):
+            ahead = torch.minimum(ahead, self.most - logit)
+        return reached, ahead
 
     def is_missed(self, lowest: Tensor, highest: Tensor) -> Tensor:
         """Where no log-odds between two bounds reach the aim, bool, shape ``(n,)``."""

@@ -1,0 +1,490 @@
+"""Plans found on a forecast, and checked on what they bring: the cheapest that is sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from carma.constraints import PlanLimits
+from carma.costs import Cost
+from carma.interventions import Intervention
+from carma.recourse.branching import Branching
+from carma.recourse.candidates import Candidates, Found, lowest
+from carma.recourse.descent import Descent
+from carma.recourse.doubt import Doubt, Uncertainty
+from carma.recourse.forecast import ForecastTarget
+from carma.recourse.neighbours import RAY
+from carma.recourse.outcomes import Outcomes
+from carma.recourse.pattern import PatternSearch
+from carma.recourse.precedents import Precedents
+from carma.recourse.recall import Recall
+from carma.recourse.rounding import Rounding
+from carma.recourse.target import People, Target
+
+__all__ = ["Foreseen", "Foresight"]
+
+# Owner, mask and values of plans on the way; with what each start aims at.
+Notes = list[tuple[Tensor, Tensor, Tensor]]
+Starts = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """The best plan of each of n people: the cheapest sure one, else the surest.
+
+    Args:
+        mask: Columns acted on, shape ``(n, d)``, bool; what time moves is left to ``People.do``.
+        values: Same shape.
+        cost: Infinite where no plan was found, ``(n,)``.
+        validity: Probability that the plan holds, ``(n,)``; negative without one.
+        is_sure: Whether the plan goes as far past the decision as that asks for, ``(n,)``.
+        uncertainty: Of the log-odds after each plan.
+        outlook: How far past the decision the most promising plan was thought to lead, and how
+            far past its margin, shape ``(n, 2)``.
+    """
+
+    mask: Tensor
+    values: Tensor
+    cost: Tensor
+    validity: Tensor
+    is_sure: Tensor
+    uncertainty: Uncertainty
+    outlook: Tensor
+
+    @classmethod
+    def none(cls, people: People, doubt: Doubt) -> Foreseen:
+        """No plan for anyone yet."""
+        found, n = Found.none(people), len(people)
+        cost = found.cost.double()
+        nowhere = torch.full((n, 2), -torch.inf, dtype=torch.float64)
+        is_sure = torch.zeros(n, dtype=torch.bool)
+        parts = (torch.full_like(cost, -1.0), is_sure, doubt.nothing(n), nowhere)
+        return cls(found.mask, found.values, cost, *parts)
+
+    def put(self, rows: Tensor, part: Foreseen) -> None:
+        """Replace what is known of some people, by position."""
+        for entry in fields(self):
+            own = getattr(self, entry.name)
+            if isinstance(own, Uncertainty):
+                own.put(rows, part.uncertainty)
+            else:
+                own[rows] = getattr(part, entry.name)
+
+    @property
+    def least(self) -> Tensor:
+        """Cost of the sure plans, infinite without one, shape ``(n,)``."""
+        return torch.where(self.is_sure, self.cost, torch.inf)
+
+    def take(
+        self,
+        owner: Tensor,
+        plans: tuple[Tensor, Tensor, Tensor],
+        ahead: Tensor,
+        margin: Tensor,
+        uncertainty: Uncertainty,
+    ) -> None:
+        """Take the plans of some people that are better than theirs.
+
+        Args:
+            owner: Whose these are, no person twice, shape ``(k,)``.
+            plans: Their masks, values and costs.
+            ahead: How far past the decision they lead, ``(k,)``.
+            margin: How far they have to, ``(k,)``.
+            uncertainty: Of that.
+        """
+        mask, values, cost = plans
+        validity, is_sure = uncertainty.validity(ahead), ahead >= margin
+        better = torch.where(is_sure, cost < self.least[owner], validity > self.validity[owner])
+        better &= (ahead >= 0) & (is_sure | ~self.is_sure[owner])
+        chosen = better.nonzero().squeeze(1)
+        rows = owner[chosen]
+        self.mask[rows], self.values[rows] = mask[chosen], values[chosen]
+        self.cost[rows], self.validity[rows] = cost[chosen].double(), validity[chosen]
+        self.is_sure[rows] = is_sure[chosen]
+        self.uncertainty.put(rows, uncertainty[chosen])
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Plans under way.
+
+    Args:
+        owner: Whose each is, rising, shape ``(w,)``, int64.
+        people: Who they are, after the moves between levels that the plan holds, and their aims.
+        spent: Cost of these moves, ``(w,)``.
+        mask: Of numbers on top, shape ``(w, d)``, bool.
+        values: Same shape.
+        price: Cost of the numbers, ``(w,)``; infinite where the aim is thought to be missed.
+    """
+
+    owner: Tensor
+    people: People
+    spent: Tensor
+    mask: Tensor
+    values: Tensor
+    price: Tensor
+
+    def __getitem__(self, rows: Tensor) -> _Trials:
+        """Some of them, by position, rising."""
+        return _Trials(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
+    @property
+    def cost(self) -> Tensor:
+        """Of the whole plans, shape ``(w,)``."""
+        return (self.spent + self.price).double()
+
+    @property
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Mask and values of all that people do, shape ``(w, d)``."""
+        given = self.people.given
+        assert given is not None  # noqa: S101
+        return self.mask | given.mask, torch.where(given.mask, given.values, self.values)
+
+
+class Foresight:
+    """Finds plans on a forecast, in steps that cost next to nothing, and checks them for real.
+
+    Plans that worked for people who are alike are where it starts. With slopes, walks go from the
+    most promising of them, and from where the person stands, to the cheapest plan that is thought
+    to hold, and on to steps and levels. Without, the cheapest that are thought to hold are checked
+    one after the other, and the best is improved by trials. Whatever is found is then followed
+    under the causal model and its alternatives; what the forecast got wrong about it is added to
+    the aim, and the plan moved a little further, or less far, a few times.
+
+    Args:
+        recall: Plans of others.
+        target: What to reach, by the classifier itself.
+        forecast: The same beyond all margin, as it is foreseen.
+        cost: What plans cost.
+        limits: What plans may set.
+        doubt: Measures how sure plans are, by the classifier itself.
+        quantile: Margin in spreads.
+        patterns: Improve plans on the forecast by trials, at first and later; ``None`` where there
+            are slopes.
+        scale: Spread of each column, above 0, shape ``(d,)``.
+    """
+
+    def __init__(
+        self,
+        recall: Recall,
+        target: Target,
+        forecast: ForecastTarget,
+        cost: Cost,
+        limits: PlanLimits,
+        doubt: Doubt,
+        quantile: float,
+        patterns: tuple[PatternSearch, ...] | None,
+        scale: Tensor,
+    ) -> None:
+        self._recall, self._target, self._forecast = recall, target, forecast
+        self._cost, self._limits = cost, limits
+        self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
+        self._near = NEAR if patterns is None else NEAR_BLIND
+        self._scale = scale
+        self._rounding = Rounding(forecast, cost, limits, TRIED)
+        self._branching = Branching(forecast, cost, limits, self._rounding, BRANCH_STEPS)
+        encoding = limits.encoding
+        self._is_number = torch.zeros(encoding.n_columns, dtype=torch.bool)
+        self._is_number[encoding.actionable] = True
+
+    @property
+    def effort(self) -> int:
+        """Counterfactuals computed for each person at most, but for those under doubt."""
+        return TURNS if self._patterns is None else TURNS + MEASURED
+
+    def best(
+        self,
+        people: People,
+        seen: Tensor,
+        known: Precedents,
+        *,
+        times: int = 1,
+        notes: Notes | None = None,
+    ) -> Foreseen:
+        """The cheapest sure plan that is found for each person.
+
+        Args:
+            people: n of them, at home.
+            seen: What ``Precedents`` compares people by, shape ``(n, inputs)``.
+            known: At least one.
+            times: How many times the usual plans of others are tried; where it is more than 1,
+                those that are thought to hold are checked first, with slopes, too.
+            notes: Where to put owner, mask and values of plans on the way, to learn from.
+        """
+        n, starts = len(people), []
+        walks = self._patterns is None and times == 1
+        checks = MEASURED * min(times, 2)
+        found = Foreseen.none(people, self._doubt)
+        for rows in torch.split(torch.arange(n), max(1, AT_ONCE // (times * self._near))):
+            some = people[rows]
+            near = known.near(seen[rows], times * self._near)
+            plans = self._recall.fitted(some, near, known)
+            outlook = self._forecast.outlook(some[plans.owner], plans.mask, plans.values)
+            place = plans.owner[:, None].expand_as(outlook)
+            found.outlook[rows] = found.outlook[rows].scatter_reduce(0, place, outlook, "amax")
+            if walks:
+                places = self._promising(plans, outlook[:, 1])
+            else:
+                places = self._likely(plans, outlook[:, 1], checks)
+            starts.append((rows[places[0]], *places[1:]))
+        owner, mask, values, aim = (torch.cat(parts) for parts in zip(*starts, strict=True))
+        if not walks:
+            owner, mask, values, aim = self._sure(people, (owner, mask, values, aim), found, checks)
+        trials = self._trials(people, owner, mask, values, aim)
+        trials = self._walked(trials, n, notes) if walks else self._improved(trials, people, 0)
+        for turn in range(TURNS):
+            trials = trials[(trials.cost < found.least[trials.owner]).nonzero().squeeze(1)]
+            if notes is not None:
+                notes.append((trials.owner, *trials.whole))
+            if not len(trials.owner):
+                break
+            ahead, margin, off, uncertainty = self._checked(trials)
+            own = (*trials.whole, trials.cost)
+            found.take(trials.owner, own, ahead, margin, uncertainty)
+            beyond = ahead - margin
+            rows = ((beyond < 0) | (beyond > SPARE)).nonzero().squeeze(1)
+            if turn + 1 == TURNS or not len(rows):
+                break
+            further = self._further(trials[rows], off[rows], people, found)
+            trials = self._improved(further, people, turn + 1)
+        return found
+
+    def outcomes(self, people: People, mask: Tensor, values: Tensor) -> Outcomes:
+        """What plans bring, followed for real.
+
+        Args:
+            people: n rows, at home.
+            mask: Shape ``(n, d)``, bool.
+            values: Same shape.
+        """
+        parts = []
+        for rows in torch.split(torch.arange(len(mask)), MEASURED_AT_ONCE):
+            some = people[rows]
+            bare, seen = self._forecast.described(some, mask[rows], values[rows])
+            ahead, margin, _ = self._followed(some, mask[rows], values[rows])
+            parts.append(Outcomes(seen, bare, torch.stack([ahead, ahead - margin], dim=1)))
+        return Outcomes.joined(parts)
+
+    def _followed(
+        self, people: People, mask: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Uncertainty]:
+        """How far past the decision plans really lead, and the margin that each needs."""
+        ahead = self._target.surplus(replace(people, aim=None), mask, values)
+        uncertainty = self._doubt.of(people, mask, values)
+        return ahead, uncertainty.margin(self._quantile), uncertainty
+
+    def _checked(self, trials: _Trials) -> tuple[Tensor, Tensor, Tensor, Uncertainty]:
+        """How far plans really lead and have to; by how much the forecast exceeds that."""
+        parts = (replace(trials.people, aim=None), trials.mask, trials.values)
+        ahead, margin, uncertainty = self._followed(*parts)
+        off = self._forecast.surplus(*parts) - (ahead - margin)
+        return ahead, margin, off.nan_to_num(0.0, MOST_OFF, -MOST_OFF), uncertainty
+
+    def _promising(self, plans: Candidates, beyond: Tensor) -> Starts:
+        """Plans of others that look cheapest, done as far as it takes, and where people stand.
+
+        Args:
+            plans: Of n people.
+            beyond: How far past their margin these are thought to lead.
+
+        Returns:
+            Owner, mask, values and aim of each start.
+        """
+        people, owner = plans.people, plans.owner
+        n, nothing = len(people), torch.zeros_like(people.limits.may_act)
+        lacks = -self._forecast.described(people, nothing, people.x)[0].clamp(max=-SLACK)
+        share = (beyond / lacks[owner] + 1).clamp(min=SLACK, max=MOST_SHARE)
+        promise = plans.cost * share.pow(-self._cost.degree)
+        promise = torch.where(share < LEAST_SHARE, torch.inf, promise)
+        top = lowest(promise, owner, n, STARTS)
+        top = top[torch.isfinite(promise[top])]
+        every = people.limits.widest
+        home = people.limits.allows(every).nonzero().squeeze(1)
+        owner = torch.cat([owner[top], home])
+        order = owner.argsort(stable=True)
+        mask = torch.cat([plans.mask[top], every[home]])[order]
+        values = torch.cat([plans.values[top], people.x[home]])[order]
+        return owner[order], mask, values, torch.full_like(values[:, 0], SLACK)
+
+    def _likely(self, plans: Candidates, beyond: Tensor, count: int) -> Starts:
+        """Plans of others that are likely to be sure, the cheapest of each person.
+
+        Of whom none is, the surest ones.
+
+        Args:
+            plans: Of n people.
+            beyond: How far past their margin these are thought to lead.
+            count: Plans of each person.
+
+        Returns:
+            Owner, mask and values, and how far past its margin each is thought to lead.
+        """
+        owner, n = plans.owner, len(plans.people)
+        is_likely = beyond >= -SPARE
+        has_likely = torch.zeros(n, dtype=torch.bool)
+        has_likely[owner[is_likely]] = True
+        rank = torch.where(is_likely, plans.cost.double(), torch.inf)
+        rank = torch.where(has_likely[owner], rank, FAR - beyond)
+        top = lowest(rank, owner, n, count)
+        top = top[torch.isfinite(rank[top])]
+        return owner[top], plans.mask[top], plans.values[top], beyond[top]
+
+    def _sure(self, people: People, likely: Starts, best: Foreseen, checks: int) -> Starts:
+        """Those that turn out to be sure, the cheapest few of each person.
+
+        Args:
+            people: n of them.
+            likely: See ``_likely``.
+            best: Where to put the best of each person.
+            checks: Of each person's plans, at most; the cheapest come first.
+        """
+        owner, mask, values, beyond = likely
+        some, n = people[owner], len(people)
+        cost = self._cost(some.x, mask, values, some.weights).double()
+        rank, aim = cost, torch.full_like(beyond, torch.inf)
+        for _ in range(checks):
+            rows = lowest(rank, owner, n, 1)
+            rows = rows[torch.isfinite(rank[rows])]
+            if not len(rows):
+                break
+            own = (mask[rows], values[rows], cost[rows])
+            ahead, margin, uncertainty = self._followed(some[rows], *own[:2])
+            best.take(owner[rows], own, ahead, margin, uncertainty)
+            aim[rows] = torch.where(ahead >= margin, beyond[rows] - ahead + margin, torch.inf)
+            rank = rank.index_fill(0, rows, torch.inf)
+            rank = torch.where(cost < best.least[owner], rank, torch.inf)
+        is_sure = torch.isfinite(aim)
+        top = lowest(torch.where(is_sure, cost, torch.inf), owner, n, FEW)
+        top = top[is_sure[top]]
+        return owner[top], mask[top], values[top], _bounded(aim[top])
+
+    def _trials(
+        self, people: People, owner: Tensor, mask: Tensor, values: Tensor, aim: Tensor
+    ) -> _Trials:
+        """Plans of some people, split into moves between levels and numbers on top."""
+        some = people[owner]
+        moves, numbers = mask & ~self._is_number, mask & self._is_number
+        given = Intervention(moves, torch.where(moves, values, some.x))
+        spent = self._cost.of(some.x, given, some.weights)
+        worlds = replace(some.after(given), aim=aim)
+        price = self._cost(some.x, numbers, values, some.weights)
+        return _Trials(owner, worlds, spent, numbers, values, price)
+
+    def _walked(self, trials: _Trials, n: int, notes: Notes | None) -> _Trials:
+        """Walks from all starts, and where the best one of each person ends on the grid."""
+        walks, owner, spent = self._walks(trials), trials.owner, trials.spent
+        nobody = walks.cost.new_full((n,), torch.inf)
+        for step in range(STEPS):
+            if step in HOPEFUL:
+                best = nobody.scatter_reduce(0, owner, spent + walks.best_cost, "amin")
+                stands_at = spent + torch.minimum(walks.cost, walks.best_cost)
+                rows = (stands_at <= HOPEFUL[step] * best[owner]).nonzero().squeeze(1)
+                walks, owner, spent = walks.of(rows), owner[rows], spent[rows]
+            walks.step()
+        walks.settle(RAY)
+        if notes is not None:
+            price = walks.cost
+            every = _Trials(owner, walks.people, spent, walks.mask, _reached(walks), price)
+            notes.append((owner, *every.whole))
+        top = lowest(spent + walks.promise, owner, n, 1)
+        walks, owner, spent = walks.of(top), owner[top], spent[top]
+        self._tell(walks)
+        nothing = torch.zeros_like(owner)
+        found = Found(walks.mask.clone(), _reached(walks), walks.best_cost.clone(), nothing)
+        if self._limits.has_grid:
+            found = self._branching.improved(walks.people, found)
+        mask, values = self._spared(walks.people, found.mask, found.values)
+        price = self._cost(walks.people.x, mask, values, walks.people.weights)
+        return _Trials(owner, walks.people, spent, mask, values, price)
+
+    def _spared(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Plans without actions that hardly anybody would notice, where they do without."""
+        moved = (values - people.x).abs() / self._scale
+        spared = mask & (moved >= TINY)
+        may = (spared != mask).any(dim=1) & spared.any(dim=1) & people.limits.keeps_rules(spared)
+        rows = may.nonzero().squeeze(1)
+        if len(rows):
+            fewer = torch.where(spared[rows], values[rows], people.x[rows])
+            works = self._forecast.surplus(people[rows], spared[rows], fewer) >= 0
+            rows, fewer = rows[works], fewer[works]
+            mask = mask.index_put((rows,), spared[rows])
+            values = values.index_put((rows,), fewer)
+        return mask, values
+
+    def _improved(self, trials: _Trials, people: People, turn: int) -> _Trials:
+        """A little closer to what the aim asks for, the cheapest of each person."""
+        if self._patterns is None:
+            walks = self._walks(trials)
+            for _ in range(FEW_STEPS):
+                walks.step()
+            walks.settle(RAY)
+            self._tell(walks)
+            values = _reached(walks)
+            price = self._cost(walks.people.x, walks.mask, values, walks.people.weights)
+            trials = replace(trials, values=values, price=price)
+            return trials[lowest(trials.cost, trials.owner, len(people), 1)]
+        surplus = self._forecast.surplus(trials.people, trials.mask, trials.values)
+        price = torch.where(surplus >= 0, trials.price, torch.inf)
+        each = torch.arange(len(price))
+        parts = (trials.people, each, trials.mask, trials.values, price, torch.zeros_like(each))
+        better = self._patterns[min(turn, 1)].improved(Candidates(*parts))
+        trials = replace(trials, values=better.values, price=better.cost)
+        return trials[lowest(trials.cost, trials.owner, len(people), 1)]
+
+    def _further(self, trials: _Trials, off: Tensor, people: People, found: Foreseen) -> _Trials:
+        """Plans that aim as much further as the forecast exceeds what they bring.
+
+        Where a plan is not sure but another one is, that is what is started from: trials may lead
+        back to where the forecast is wrong.
+        """
+        owner = trials.owner
+        is_sure = found.is_sure[owner][:, None]
+        mask, values = trials.whole
+        mask = torch.where(is_sure, found.mask[owner], mask)
+        values = torch.where(is_sure, found.values[owner], values)
+        return self._trials(people, owner, mask, values, _bounded(off))
+
+    def _walks(self, trials: _Trials) -> Descent:
+        return Descent(self._forecast, self._cost, trials.people, trials.mask, trials.values)
+
+    def _tell(self, walks: Descent) -> None:
+        """Bring walks to steps and levels."""
+        if self._limits.has_grid:
+            walks.take(self._rounding.rounded(walks.people, walks.mask, _reached(walks)))
+
+
+def _reached(walks: Descent) -> Tensor:
+    """The best plans of walks that have one, else where they stand."""
+    works = torch.isfinite(walks.best_cost)[:, None]
+    return torch.where(works, walks.best_values, walks.values)
+
+
+def _bounded(off: Tensor) -> Tensor:
+    """What to aim at where a forecast is so much too high."""
+    return off.clamp(-LEAST_OFF, MOST_OFF) + SLACK
+
+
+# Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
+# each person, with slopes and without; walks of each person that start at one.
+AT_ONCE, NEAR, NEAR_BLIND, STARTS = 1 << 13, 32, 160, 3
+# Steps of these walks, and of those after a check; after which of them walks are given up that
+# stand at so many times the cost of another one's plan.
+STEPS, FEW_STEPS = 3, 2
+HOPEFUL = {1: 3.0, 2: 1.5}
+# Coordinates tried in each round of rounding; steps of walks with a step or level less.
+TRIED, BRANCH_STEPS = 2, 1
+# Checks of each person's plans at most; log-odds past the margin that are not worth another one.
+TURNS, SPARE = 4, 0.03
+# Plans of others that are checked for each person where there are no slopes, and gone on from.
+MEASURED, FEW = 5, 2
+# Log-odds by which forecasts are corrected at most, down and up, and that are asked for besides.
+LEAST_OFF, MOST_OFF, SLACK = 2.0, 4.0, 1e-4
+# Shares of what a person lacks that a plan of another one has to make up for, and that count.
+LEAST_SHARE, MOST_SHARE = 0.3, 1.7
+# Ranks plans that are likely not to be sure behind all that are.
+FAR = 1e9
+# Changes below this many standard deviations go unnoticed.
+TINY = 2e-3
+MEASURED_AT_ONCE = 1 << 13

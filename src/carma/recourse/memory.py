@@ -1,0 +1,188 @@
+"""What CARMA remembers of training people: plans that worked, and what plans bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from carma.progress import track
+from carma.recourse.forecast import Forecast
+from carma.recourse.foresight import Foreseen, Foresight, Notes
+from carma.recourse.outcomes import Outcomes
+from carma.recourse.precedents import Precedents
+from carma.recourse.recall import Recall
+from carma.recourse.target import People
+from carma.state import prefixed, unprefixed
+from carma.training import TrainingSettings
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """Plans of others, and a forecast of what plans bring, by which new people get theirs.
+
+    Args:
+        known: Plans of training people.
+        forecast: Of what plans bring.
+        foresight: Finds plans on it.
+        recall: Fits plans of others to new people.
+        describe: What people are compared by, shape ``(n, inputs)``.
+
+    Attributes:
+        is_trusted: Whether foreseen plans cost training people about as little as those that were
+            searched for them; if not, new people are searched for as well.
+    """
+
+    def __init__(
+        self,
+        known: Precedents,
+        forecast: Forecast,
+        foresight: Foresight,
+        recall: Recall,
+        describe: Callable[[People], Tensor],
+    ) -> None:
+        self.known = known
+        self.gates = torch.full((2,), -torch.inf, dtype=torch.float64)
+        self.is_trusted = torch.tensor(False)
+        self._forecast, self._foresight = forecast, foresight
+        self._recall, self._describe = recall, describe
+
+    @property
+    def effort(self) -> int:
+        """See ``Foresight.effort``."""
+        return self._foresight.effort
+
+    def best(self, people: People) -> Foreseen:
+        """The best plans that are found; see ``Foresight.best``."""
+        return self._best(people, self._describe(people), self.known)
+
+    def _best(self, people: People, seen: Tensor, known: Precedents) -> Foreseen:
+        found = self._foresight.best(people, seen, known)
+        lost = self.has_hope(found).nonzero().squeeze(1)
+        if len(lost):
+            again = self._foresight.best(people[lost], seen[lost], known, times=MORE)
+            found.put(lost, again)
+        return found
+
+    def has_hope(self, foreseen: Foreseen) -> Tensor:
+        """For whom a search may find what was not foreseen: a sure plan, or any; ``(n,)``, bool."""
+        may = foreseen.outlook >= self.gates
+        has_one = torch.isfinite(foreseen.cost)
+        return ~foreseen.is_sure & torch.where(has_one, may[:, 1], may.any(dim=1))
+
+    def learn(
+        self,
+        people: People,
+        cost: Tensor,
+        is_sure: Tensor,
+        draws: torch.Generator,
+        settings: TrainingSettings,
+        progress: bool | None,
+    ) -> None:
+        """Learn what plans bring, and whom there is no hope for.
+
+        Args:
+            people: Who was searched for, at home; the plans known are their sure ones, in order.
+            cost: Of the plans that were found, infinite without one, shape ``(n,)``.
+            is_sure: Whether they are sure, same shape, bool.
+            draws: Of plans to learn from.
+            settings: Whose seed counts, and whose epochs at most.
+            progress: See ``track``.
+        """
+        with torch.no_grad():
+            seen = self._describe(people)
+            outcomes = [self._varied(people, seen, draws, progress)]
+        settings = replace(SCHEDULE, epochs=min(settings.epochs, EPOCHS), seed=settings.seed)
+        self._forecast.learn(outcomes[0], settings, progress)
+        folds = self._folds(is_sure)
+        for _ in range(TURNS):
+            with torch.no_grad():
+                for rows, known in folds:
+                    notes: Notes = []
+                    some = people[rows]
+                    self._foresight.best(some, seen[rows], known, notes=notes)
+                    owner, mask, values = (torch.cat(parts) for parts in zip(*notes, strict=True))
+                    outcomes.append(self._foresight.outcomes(some[owner], mask, values))
+            self._forecast.learn(Outcomes.joined(outcomes), settings, progress)
+        with torch.no_grad():
+            self._examine(people, seen, folds, cost, is_sure)
+
+    def _folds(self, is_sure: Tensor) -> list[tuple[Tensor, Precedents]]:
+        """People by position, each time with plans of the others only: nobody knows their own."""
+        fold = torch.arange(len(is_sure)) % FOLDS
+        known = [self.known[(fold[is_sure] != k).nonzero().squeeze(1)] for k in range(FOLDS)]
+        return [((fold == k).nonzero().squeeze(1), own) for k, own in enumerate(known) if len(own)]
+
+    def _examine(
+        self,
+        people: People,
+        seen: Tensor,
+        folds: list[tuple[Tensor, Precedents]],
+        cost: Tensor,
+        is_sure: Tensor,
+    ) -> None:
+        """Compare with what searches found: whether it is as cheap, and where it is all there is.
+
+        Where the outlook is worse than the gates, searches have found next to nothing more.
+        """
+        missed = torch.full((2, len(people)), torch.nan, dtype=torch.float64)
+        paid = torch.full_like(cost, torch.inf)
+        hads = (torch.isfinite(cost), is_sure)
+        for rows, known in folds:
+            foreseen = self._best(people[rows], seen[rows], known)
+            paid[rows] = foreseen.least
+            has = (torch.isfinite(foreseen.cost), foreseen.is_sure)
+            for k, (had, own) in enumerate(zip(hads, has, strict=True)):
+                is_missed = had[rows] & ~own
+                missed[k, rows] = torch.where(is_missed, foreseen.outlook[:, k], torch.nan)
+        for k, had in enumerate(hads):
+            outlook, spared = missed[k][~missed[k].isnan()].sort().values, int(LOST * had.sum())
+            if spared and len(outlook):
+                # Where a plan is thought to be, it is looked for.
+                self.gates[k] = outlook[min(spared, len(outlook) - 1)].clamp(max=0)
+        both = is_sure & torch.isfinite(paid)
+        is_dear = float(paid[both].sum()) > DEARER * float(cost[both].sum())
+        self.is_trusted.fill_(bool(both.any()) and not is_dear)
+
+    def _varied(
+        self, people: People, seen: Tensor, draws: torch.Generator, progress: bool | None
+    ) -> Outcomes:
+        """What comes of plans of those who are most alike, done by less or more."""
+        near, parts = self.known.near(seen, NEAR), []
+        rounds = range(TRIED)
+        for _ in track(rounds, "carma: plans of others, varied", total=TRIED, show=progress):
+            which = torch.randint(near.shape[1], (len(near), 1), generator=draws)
+            at = near.gather(1, which).squeeze(1)
+            mask, values = self._recall.varied(people, at, self.known, draws)
+            parts.append(self._foresight.outcomes(people, mask, values))
+        return Outcomes.joined(parts)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take what was learned before; see ``tensors``."""
+        self.gates, self.is_trusted = tensors["gates"], tensors["is_trusted"]
+        self._forecast.load_state_dict(unprefixed("forecast", tensors))
+        self._forecast.requires_grad_(False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is remembered, by name."""
+        known = prefixed("precedents", self.known.as_tensors())
+        learned = prefixed("forecast", self._forecast.state_dict())
+        return known | learned | {"gates": self.gates, "is_trusted": self.is_trusted}
+
+
+# Plans of so many others who are most alike; how many of these are tried on each person to learn.
+NEAR, TRIED = 64, 30
+# How many times as many plans of others are tried for those for whom none is sure.
+MORE = 4
+# Share of the plans that searches find and foresight does not, which may be lost by not searching.
+LOST = 0.003
+# How many times as dear foreseen plans may be on the whole.
+DEARER = 1.02
+# Parts of the people, each of which is foreseen by plans of the others.
+FOLDS = 2
+# How often what this leads to is learned from; epochs of each round, and how it is done.
+TURNS, EPOCHS = 1, 30
+SCHEDULE = TrainingSettings(learning_rate=6e-3, weight_decay=1e-4, validation_fraction=0.05)

@@ -1,0 +1,207 @@
+"""Forecasts of what plans bring, and plans that are found on them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from tests.recourse.test_recall import known_plans, limits_of, people, recall, world
+from torch import Tensor
+
+from carma import TrainingSettings
+from carma.recourse.doubt import Doubt
+from carma.recourse.forecast import Forecast, ForecastTarget
+from carma.recourse.foresight import Foreseen, Foresight
+from carma.recourse.memory import Memory
+from carma.recourse.pattern import PatternSearch
+from carma.recourse.starts import spread_evenly
+from carma.recourse.target import People, Target
+from carma.state import seeded
+
+LEARNING = TrainingSettings(epochs=30)
+
+
+def parts(*, blind: bool = False) -> tuple[Forecast, ForecastTarget, Foresight, Target]:
+    data, classifier = world()
+    limits, some = limits_of(data), people(60)
+    columns = data.encoding.actionable
+    torch.manual_seed(0)
+    forecast = Forecast(columns, data.scm.statistics_, some.u, 1.0, (32, 32)).requires_grad_(False)
+    foreseen = ForecastTarget(classifier, limits, forecast)
+    target = Target(data.scm.counterfactual, classifier, limits, 0.0)
+    patterns = None
+    if blind:
+        shares = spread_evenly(4, columns, data.encoding.n_columns)
+        patterns = (PatternSearch(foreseen, data.cost, limits, shares, 3, 6),) * 2
+    more = (data.cost, limits, Doubt(data.scm, classifier, n_alternatives=0), 0.0, patterns)
+    scale = data.scm.statistics_.std
+    return forecast, foreseen, Foresight(recall(), target, foreseen, *more, scale), target
+
+
+def describe(some: People) -> Tensor:
+    return some.x[:, :2].float()
+
+
+def memory(*, blind: bool = False) -> tuple[Memory, Foresight, ForecastTarget, Target]:
+    forecast, foreseen, foresight, target = parts(blind=blind)
+    return (
+        Memory(known_plans(), forecast, foresight, recall(), describe),
+        foresight,
+        foreseen,
+        target,
+    )
+
+
+@cache
+def learned(*, blind: bool = False) -> tuple[Memory, Foresight, ForecastTarget, Target]:
+    made = memory(blind=blind)
+    some = people(60)
+    cost, is_sure = torch.ones(60, dtype=torch.float64), torch.arange(60) % 4 < 2
+    made[0].learn(some, cost, is_sure, seeded(0), LEARNING, progress=False)
+    return made
+
+
+def test_before_it_has_learned_nothing_follows_from_plans() -> None:
+    data, classifier = world()
+    _, foreseen, _, _ = parts()
+    some, known = people(20), known_plans(20)
+    mask, values = recall().varied(some, torch.arange(20), known, seeded(1))
+    expected = classifier.ahead(torch.where(mask, values, some.x))
+    told = foreseen.outlook(some, mask, values)
+    torch.testing.assert_close(told, expected[:, None].expand(-1, 2), check_dtype=False)
+    torch.testing.assert_close(foreseen.surplus(some, mask, values), expected, check_dtype=False)
+    assert data.scm.is_fitted
+
+
+def test_it_learns_what_follows() -> None:
+    _, foresight, foreseen, target = learned()
+    some, known = people(60), known_plans(60)
+    mask, values = recall().varied(some, torch.arange(60), known, seeded(2))
+    real = target.surplus(some, mask, values)
+    bare = parts()[1].surplus(some, mask, values)
+    off = (foreseen.surplus(some, mask, values) - real).abs().mean()
+    assert float(off) < 0.3 * float((bare - real).abs().mean())
+    outcomes = foresight.outcomes(some, mask, values)
+    torch.testing.assert_close(outcomes.ahead[:, 0], real, check_dtype=False)
+    torch.testing.assert_close(outcomes.bare, bare, check_dtype=False)
+
+
+def test_slopes_are_those_of_what_is_foreseen() -> None:
+    data, _ = world()
+    _, _, foreseen, _ = learned()
+    some, known = people(5), known_plans(5)
+    mask, values = recall().varied(some, torch.arange(5), known, seeded(3))
+    surplus, slope = foreseen.surplus_and_slope(some, mask, values)
+    column, step = int(data.encoding.actionable[0]), 1e-3
+    further = values.clone()
+    further[:, column] += step
+    found = (foreseen.surplus(some, mask, further) - surplus) / step
+    # The network is in single precision.
+    torch.testing.assert_close(found, slope[:, column], rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("times", [1, 4])
+def test_plans_that_are_called_sure_are_and_cost_what_they_cost(*, blind: bool, times: int) -> None:
+    data, _ = world()
+    remembered, foresight, _, target = learned(blind=blind)
+    some = people(60)
+    found = foresight.best(some, describe(some), remembered.known, times=times)
+    rows = found.is_sure.nonzero().squeeze(1)
+    assert len(rows) > 30
+    own, mask, values = some[rows], found.mask[rows], found.values[rows]
+    assert bool((target.surplus(own, mask, values) >= 0).all())
+    torch.testing.assert_close(found.cost[rows], data.cost(own.x, mask, values), check_dtype=False)
+    assert bool(((own.limits.lower <= values) & (values <= own.limits.upper)).all())
+    assert torch.equal(values[~mask], own.x[~mask])
+    assert bool((found.validity[rows] == 1).all())
+    assert bool(torch.isinf(found.cost[~found.is_sure & (found.validity < 0)]).all())
+
+
+def test_walks_make_plans_cheaper_than_those_of_others() -> None:
+    remembered, foresight, _, target = learned()
+    some, known = people(60), remembered.known
+    found = foresight.best(some, describe(some), known)
+    plans = recall().fitted(some, torch.arange(len(known)).expand(60, -1), known)
+    works = target.surplus(some[plans.owner], plans.mask, plans.values) >= 0
+    price = torch.where(works, plans.cost, torch.inf)
+    least = torch.full((60,), torch.inf, dtype=price.dtype)
+    least = least.scatter_reduce(0, plans.owner, price, "amin")
+    both = torch.isfinite(least) & found.is_sure
+    assert int(both.sum()) > 30
+    assert float(found.cost[both].mean()) < 0.8 * float(least[both].mean())
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_answers_do_not_depend_on_the_batch(*, blind: bool) -> None:
+    remembered, foresight, _, _ = learned(blind=blind)
+    some = people(60)
+    whole = foresight.best(some, describe(some), remembered.known)
+    order = torch.randperm(60, generator=seeded(4))
+    halves = [
+        foresight.best(some[rows], describe(some[rows]), remembered.known)
+        for rows in torch.split(order, 23)
+    ]
+    cost = torch.cat([part.cost for part in halves])
+    assert torch.equal(torch.isfinite(cost), torch.isfinite(whole.cost[order]))
+    torch.testing.assert_close(cost, whole.cost[order], rtol=1e-4, atol=0)
+
+
+def test_the_surest_plan_is_told_of_whom_none_is_sure() -> None:
+    some = people(2)
+    data, classifier = world()
+    doubt = Doubt(data.scm, classifier, n_alternatives=0)
+    found = Foreseen.none(some, doubt)
+    nothing, of_one = doubt.nothing(2), doubt.nothing(1)
+    mask, cost = torch.ones_like(some.limits.may_act), torch.tensor([2.0, 3.0])
+    ahead, margin = torch.tensor([0.5, -0.1]), torch.tensor([1.0, 0.0])
+    found.take(torch.tensor([0, 1]), (mask, some.x, cost), ahead, margin, nothing)
+    assert torch.isfinite(found.cost).tolist() == [True, False]
+    assert not found.is_sure.any()
+    found.take(torch.tensor([0]), (mask[:1], some.x[:1], cost[1:]), margin[:1], margin[:1], of_one)
+    assert found.is_sure.tolist() == [True, False]
+    assert found.least.tolist() == [3.0, torch.inf]
+    # A sure plan gives way to a cheaper one that is sure as well, and to nothing else.
+    found.take(torch.tensor([0]), (mask[:1], some.x[:1], cost[:1]), ahead[:1], margin[:1], of_one)
+    assert found.cost[0] == 3.0
+    found.take(torch.tensor([0]), (mask[:1], some.x[:1], cost[:1]), margin[:1], margin[:1], of_one)
+    assert found.cost[0] == 2.0
+
+
+def test_nobody_is_examined_with_their_own_plan() -> None:
+    remembered = learned()[0]
+    is_sure = torch.arange(60) % 4 < 2
+    owners = is_sure.nonzero().squeeze(1)
+    everyone: list[int] = []
+    for rows, known in remembered._folds(is_sure):
+        place = {tuple(seen.tolist()): k for k, seen in enumerate(remembered.known.seen)}
+        theirs = {int(owners[place[tuple(seen.tolist())]]) for seen in known.seen}
+        assert not theirs & set(rows.tolist())
+        everyone += rows.tolist()
+    assert sorted(everyone) == list(range(60))
+
+
+def test_there_is_hope_where_the_outlook_is_no_worse_than_where_searches_found_more() -> None:
+    remembered = memory()[0]
+    data, classifier = world()
+    some = people(4)
+    found = Foreseen.none(some, Doubt(data.scm, classifier, n_alternatives=0))
+    found.outlook[:] = torch.tensor([[-2.0, -3.0], [-0.5, -3.0], [-0.5, -3.0], [0.5, 0.5]])
+    assert remembered.has_hope(found).all()
+    remembered.gates = torch.tensor([-1.0, -1.0], dtype=torch.float64)
+    found.cost[2], found.cost[3], found.is_sure[3] = 1.0, 1.0, True
+    # Neither any plan nor a sure one; any; no sure one for who has one; and who has a sure one.
+    assert remembered.has_hope(found).tolist() == [False, True, False, False]
+
+
+def test_what_was_learned_comes_back() -> None:
+    remembered, _, foreseen, _ = learned()
+    again, _, other, _ = memory()
+    tensors = remembered.tensors()
+    again.restore({n: t for n, t in tensors.items() if not n.startswith("precedents")})
+    some, known = people(10), known_plans(10)
+    mask, values = recall().varied(some, torch.arange(10), known, seeded(5))
+    assert torch.equal(other.surplus(some, mask, values), foreseen.surplus(some, mask, values))
+    assert torch.equal(again.gates, remembered.gates)
+    assert torch.equal(again.is_trusted, remembered.is_trusted)

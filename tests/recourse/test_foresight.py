@@ -169,6 +169,25 @@ def test_the_surest_plan_is_told_of_whom_none_is_sure() -> None:
     assert found.cost[0] == 2.0
 
 
+def test_of_two_answers_the_surer_is_taken_and_of_two_sure_ones_the_cheaper() -> None:
+    some = people(4)
+    data, classifier = world()
+    ours, theirs = (
+        Foreseen.none(some, Doubt(data.scm, classifier, n_alternatives=0)) for _ in range(2)
+    )
+    for found, validity, cost, is_sure in (
+        (ours, [0.5, 0.9, 1.0, 1.0], [1.0, 1.0, 2.0, 1.0], [False, False, True, True]),
+        (theirs, [0.8, 0.4, 1.0, 0.9], [2.0, 1.0, 1.0, 0.5], [False, False, True, False]),
+    ):
+        found.validity[:], found.cost[:] = torch.tensor(validity), torch.tensor(cost)
+        found.is_sure[:] = torch.tensor(is_sure)
+    theirs.outlook[:] = 1.0
+    ours.take_better(torch.arange(4), theirs)
+    assert ours.cost.tolist() == [2.0, 1.0, 1.0, 1.0]
+    assert ours.is_sure.tolist() == [False, False, True, True]
+    assert (ours.outlook == 1.0).all()
+
+
 def test_nobody_is_examined_with_their_own_plan() -> None:
     remembered = learned()[0]
     is_sure = torch.arange(60) % 4 < 2

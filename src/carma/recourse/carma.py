@@ -61,10 +61,13 @@ class Carma(Solver):
     past the threshold a plan goes, depends on how well the data determine what it brings: its
     log-odds under other causal models that fit as well must be that of an accepted person with
     probability ``validity`` (``Doubt``). Where effects are discrete or the classifier has no
-    slopes, walks end at poor plans; there, sure plans of people who are alike are tried first
-    (``Recall``), the cheapest that is sure is finished, and plans are sought in the way told above
-    for those whom none fits, or only a dear one. People for whom this finds nothing are searched
-    for by ``ExactSolver``. Every plan is checked as it will be told: rounded to steps and levels.
+    slopes, walks end at poor plans, and following a plan is dear. There, sure plans of training
+    people are kept, and a network learns from many plans what they bring; a new person's plan is
+    found on that forecast, from plans of those who are alike, and checked (``Foresight``). In the
+    way told above, plans are sought only for those for whom that finds no sure one and who have
+    hope of one, as searches for training people have shown. People for whom all this finds nothing
+    are searched for by ``ExactSolver``. Every plan is checked as it will be told: rounded to steps
+    and levels.
 
     Args:
         causal_model: Fitted.
@@ -373,12 +376,18 @@ class Carma(Solver):
         is_open |= (n_plans > 1) or not memory.is_trusted
         rows = is_open.nonzero().squeeze(1)
         if len(rows):
-            plans, owner = super()._plans(people[rows], before[rows], n_plans)
+            some = people[rows], before[rows]
+            plans, owner = self._insisted(*some, *self._found(*some, n_plans), n_plans)
             found.append((plans, rows[owner]))
         rows = (is_lost & ~is_open).nonzero().squeeze(1)
         if len(rows):
             found.append((self._given_up(people[rows], before[rows], memory.effort), rows))
-        return in_order(found)
+        plans, owner = in_order(found)
+        lost = lacking(torch.isfinite(plans.cost), owner, len(people))
+        lost = lost[is_open[lost]]
+        if not len(lost):
+            return plans, owner
+        return self._searched(people, before, plans, owner, lost, n_plans)
 
     def _given_up(self, people: People, before: Tensor, effort: int) -> Plans:
         """No plans, for people for whom none is foreseen."""

@@ -127,6 +127,11 @@ class ForecastTarget(Target):
         super().__init__(alone, classifier, limits, 0.0)
         self._forecast = forecast
 
+    @property
+    def unit(self) -> float:
+        """Log-odds that people typically lack."""
+        return float(self._forecast.steepness)
+
     def described(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """How far past the decision plans lead if nothing follows, and what the network sees.
 

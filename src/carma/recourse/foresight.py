@@ -63,14 +63,21 @@ class Foreseen:
         parts = (torch.full_like(cost, -1.0), is_sure, doubt.nothing(n), nowhere)
         return cls(found.mask, found.values, cost, *parts)
 
-    def put(self, rows: Tensor, part: Foreseen) -> None:
-        """Replace what is known of some people, by position."""
-        for entry in fields(self):
-            own = getattr(self, entry.name)
-            if isinstance(own, Uncertainty):
-                own.put(rows, part.uncertainty)
-            else:
-                own[rows] = getattr(part, entry.name)
+    def take_better(self, owner: Tensor, others: Foreseen) -> None:
+        """Take plans of some people that are surer, or as sure and cheaper; and their outlook.
+
+        Args:
+            owner: Whose these are, no person twice, shape ``(k,)``.
+            others: Plans of k people, with a better outlook than before.
+        """
+        is_cheaper = others.least < self.least[owner]
+        is_surer = ~self.is_sure[owner] & (others.validity > self.validity[owner])
+        chosen = (is_cheaper | (is_surer & ~others.is_sure)).nonzero().squeeze(1)
+        self.outlook[owner] = torch.maximum(self.outlook[owner], others.outlook)
+        rows = owner[chosen]
+        for name in ("mask", "values", "cost", "validity", "is_sure"):
+            getattr(self, name)[rows] = getattr(others, name)[chosen]
+        self.uncertainty.put(rows, others.uncertainty[chosen])
 
     @property
     def least(self) -> Tensor:
@@ -182,6 +189,7 @@ class Foresight:
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
         self._near = NEAR if patterns is None else NEAR_BLIND
+        self._spare = SPARE * forecast.unit
         self._scale = scale
         self._rounding = Rounding(forecast, cost, limits, TRIED)
         self._branching = Branching(forecast, cost, limits, self._rounding, BRANCH_STEPS)
@@ -244,7 +252,7 @@ class Foresight:
             own = (*trials.whole, trials.cost)
             found.take(trials.owner, own, ahead, margin, uncertainty)
             beyond = ahead - margin
-            rows = ((beyond < 0) | (beyond > SPARE)).nonzero().squeeze(1)
+            rows = ((beyond < 0) | (beyond > self._spare)).nonzero().squeeze(1)
             if turn + 1 == TURNS or not len(rows):
                 break
             further = self._further(trials[rows], off[rows], people, found)
@@ -260,7 +268,7 @@ class Foresight:
             values: Same shape.
         """
         parts = []
-        for rows in torch.split(torch.arange(len(mask)), MEASURED_AT_ONCE):
+        for rows in torch.split(torch.arange(len(mask)), AT_ONCE):
             some = people[rows]
             bare, seen = self._forecast.described(some, mask[rows], values[rows])
             ahead, margin, _ = self._followed(some, mask[rows], values[rows])
@@ -322,7 +330,7 @@ class Foresight:
             Owner, mask and values, and how far past its margin each is thought to lead.
         """
         owner, n = plans.owner, len(plans.people)
-        is_likely = beyond >= -SPARE
+        is_likely = beyond >= -self._spare
         has_likely = torch.zeros(n, dtype=torch.bool)
         has_likely[owner[is_likely]] = True
         rank = torch.where(is_likely, plans.cost.double(), torch.inf)
@@ -475,7 +483,8 @@ STEPS, FEW_STEPS = 3, 2
 HOPEFUL = {1: 3.0, 2: 1.5}
 # Coordinates tried in each round of rounding; steps of walks with a step or level less.
 TRIED, BRANCH_STEPS = 2, 1
-# Checks of each person's plans at most; log-odds past the margin that are not worth another one.
+# Checks of each person's plans at most; what past the margin is not worth another one, as a share
+# of the log-odds that people typically lack.
 TURNS, SPARE = 4, 0.03
 # Plans of others that are checked for each person where there are no slopes, and gone on from.
 MEASURED, FEW = 5, 2
@@ -487,4 +496,3 @@ LEAST_SHARE, MOST_SHARE = 0.3, 1.7
 FAR = 1e9
 # Changes below this many standard deviations go unnoticed.
 TINY = 2e-3
-MEASURED_AT_ONCE = 1 << 13

@@ -126,13 +126,6 @@ class Grounding:
                 found = found.or_better(further, rows)
         return found
 
-    def finished(self, people: People, mask: Tensor, values: Tensor, margin: Tensor) -> Refined:
-        """See ``Refinement.finished``."""
-        cost = self._cost(people.x, mask, values, people.weights)
-        some = replace(people, aim=self._aim(margin))
-        plans = _Plans(some, mask, values, cost, torch.zeros_like(cost))
-        return self._sure(self._improved(self._polish, plans))
-
     def secured(self, people: People, mask: Tensor, values: Tensor, cost: Tensor) -> Refined:
         """See ``Refinement.secured``."""
         return self._sure(_Plans(people, mask, values, cost, torch.zeros_like(cost)))

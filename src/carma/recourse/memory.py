@@ -64,7 +64,7 @@ class Memory:
         lost = self.has_hope(found).nonzero().squeeze(1)
         if len(lost):
             again = self._foresight.best(people[lost], seen[lost], known, times=MORE)
-            found.put(lost, again)
+            found.take_better(lost, again)
         return found
 
     def has_hope(self, foreseen: Foreseen) -> Tensor:

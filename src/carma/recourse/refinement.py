@@ -112,23 +112,6 @@ class Refinement:
         rows = lowest(rivals.spent + price, rivals.owner, rivals.count, LONGER)
         return plans.or_better(self._lengthened(people[rows], plans[rows]), rows)
 
-    def finished(self, people: People, mask: Tensor, values: Tensor, margin: Tensor) -> Refined:
-        """The plans that come of given ones, one of each person.
-
-        Args:
-            people: n of them.
-            mask: Shape ``(n, d)``, bool.
-            values: Shape ``(n, d)``.
-            margin: Log-odds past the threshold that each needs, ``(n,)``.
-        """
-        walks = self._from(people, mask, values, margin)
-        for _ in range(min(STEPS, self._steps)):
-            walks.step()
-        walks.settle(RAY)
-        rivals = Rivals.none(len(people), people.x)
-        plans = self._followed(people, walks, rivals.owner, rivals, insists=False)
-        return self._bettered(people, plans, rivals)
-
     def _followed(
         self, people: People, walks: Descent, owner: Tensor, rivals: Rivals, *, insists: bool
     ) -> Refined:

@@ -29,16 +29,13 @@ class Branching:
         cost: What plans cost.
         limits: Steps and levels.
         rounding: Brings walks to them.
-        steps: Of each walk.
 
     References:
         Land & Doig 1960, Econometrica 28(3), for branches on both sides of a fraction.
     """
 
-    def __init__(
-        self, target: Target, cost: Cost, limits: PlanLimits, rounding: Rounding, steps: int = 2
-    ) -> None:
-        self._target, self._cost, self._steps = target, cost, steps
+    def __init__(self, target: Target, cost: Cost, limits: PlanLimits, rounding: Rounding) -> None:
+        self._target, self._cost = target, cost
         self._limits, self._rounding = limits, rounding
         self._is_coarse = limits.is_coarse
 
@@ -83,7 +80,7 @@ class Branching:
         masks = torch.cat([held, every[wider]])
         walkers = held_there[both]
         walks = Descent(self._target, self._cost, walkers, masks, start[both])
-        for _ in range(self._steps):
+        for _ in range(STEPS):
             walks.step()
         walks.settle(RAY)
         works = torch.isfinite(walks.best_cost)[:, None]
@@ -103,5 +100,7 @@ class Branching:
         return Candidates(people, *parts).best()
 
 
-# Rounds of branches; least share of a plan's cost that a step back has to save.
-ROUNDS, WORTH = 1, 0.02
+# Rounds of branches, and steps of each walk; least share of a plan's cost that a step back has
+# to save.
+ROUNDS, STEPS = 1, 2
+WORTH = 0.02

@@ -191,8 +191,8 @@ class Foresight:
         self._near = NEAR if patterns is None else NEAR_BLIND
         self._spare = SPARE * forecast.unit
         self._scale = scale
-        self._rounding = Rounding(forecast, cost, limits, TRIED)
-        self._branching = Branching(forecast, cost, limits, self._rounding, BRANCH_STEPS)
+        self._rounding = Rounding(forecast, cost, limits)
+        self._branching = Branching(forecast, cost, limits, self._rounding)
         encoding = limits.encoding
         self._is_number = torch.zeros(encoding.n_columns, dtype=torch.bool)
         self._is_number[encoding.actionable] = True
@@ -476,13 +476,11 @@ def _bounded(off: Tensor) -> Tensor:
 
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without; walks of each person that start at one.
-AT_ONCE, NEAR, NEAR_BLIND, STARTS = 1 << 13, 32, 160, 3
+AT_ONCE, NEAR, NEAR_BLIND, STARTS = 1 << 13, 48, 160, 6
 # Steps of these walks, and of those after a check; after which of them walks are given up that
 # stand at so many times the cost of another one's plan.
 STEPS, FEW_STEPS = 3, 2
 HOPEFUL = {1: 3.0, 2: 1.5}
-# Coordinates tried in each round of rounding; steps of walks with a step or level less.
-TRIED, BRANCH_STEPS = 2, 1
 # Checks of each person's plans at most; what past the margin is not worth another one, as a share
 # of the log-odds that people typically lack.
 TURNS, SPARE = 4, 0.03

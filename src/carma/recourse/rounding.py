@@ -24,18 +24,14 @@ class Rounding:
         target: What to reach.
         cost: What plans cost.
         limits: Steps and levels.
-        tried: Coordinates tried in each round; ``None`` is the usual number.
 
     References:
         Neumaier & Shcherbina 2004, Mathematical Programming 99, for roundings of relaxed optima
         that are made safe first.
     """
 
-    def __init__(
-        self, target: Target, cost: Cost, limits: PlanLimits, tried: int | None = None
-    ) -> None:
+    def __init__(self, target: Target, cost: Cost, limits: PlanLimits) -> None:
         self._target, self._cost, self._limits = target, cost, limits
-        self._tried = tried or TRIED
         self._columns = limits.encoding.actionable
 
     def rounded(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
@@ -110,7 +106,7 @@ class Rounding:
         price = self._cost(wide, held, trials, weights)
         saved = self._cost(x, mask, values, people.weights)[:, None] - price
         saved = torch.where(mask[:, columns], saved, 0.0)
-        most, place = saved.topk(min(self._tried, len(columns)), dim=1)
+        most, place = saved.topk(min(TRIED, len(columns)), dim=1)
         rows = torch.arange(len(x))[:, None]
         return trials[rows, place], most
 

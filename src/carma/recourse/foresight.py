@@ -189,6 +189,8 @@ class Foresight:
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
         self._near = NEAR if patterns is None else NEAR_BLIND
+        # Of few features there are few sets to start from.
+        self._starts = min(max(FEWEST, len(limits.encoding.actionable)), STARTS)
         self._spare = SPARE * forecast.unit
         self._scale = scale
         self._rounding = Rounding(forecast, cost, limits)
@@ -306,7 +308,7 @@ class Foresight:
         share = (beyond / lacks[owner] + 1).clamp(min=SLACK, max=MOST_SHARE)
         promise = plans.cost * share.pow(-self._cost.degree)
         promise = torch.where(share < LEAST_SHARE, torch.inf, promise)
-        top = lowest(promise, owner, n, STARTS)
+        top = lowest(promise, owner, n, self._starts)
         top = top[torch.isfinite(promise[top])]
         every = people.limits.widest
         home = people.limits.allows(every).nonzero().squeeze(1)
@@ -475,8 +477,10 @@ def _bounded(off: Tensor) -> Tensor:
 
 
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
-# each person, with slopes and without; walks of each person that start at one.
-AT_ONCE, NEAR, NEAR_BLIND, STARTS = 1 << 13, 48, 160, 6
+# each person, with slopes and without.
+AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 48, 160
+# Walks of each person that start at one of these, at least and at most.
+FEWEST, STARTS = 3, 6
 # Steps of these walks, and of those after a check; after which of them walks are given up that
 # stand at so many times the cost of another one's plan.
 STEPS, FEW_STEPS = 3, 2

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=REAL_NAMES, choices=REAL_NAMES)
     parser.add_argument("--classifier", nargs="+", default=CLASSIFIERS, choices=CLASSIFIERS)
     parser.add_argument("--people", type=int, default=8000, help="with a network")
-    parser.add_argument("--black-box-people", type=int, default=2000, help="with trees")
+    parser.add_argument("--black-box-people", type=int, default=8000, help="with trees")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":

@@ -15,12 +15,13 @@ from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
-from carma.recourse.base import NEARLY, Solver, in_order, lacking
+from carma.recourse.base import EVEN, NEARLY, Solver, in_order, lacking
 from carma.recourse.candidates import lowest
 from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
+from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast, ForecastTarget
 from carma.recourse.foresight import Foreseen, Foresight
 from carma.recourse.grounding import Grounding
@@ -254,23 +255,33 @@ class Carma(Solver):
                 x = torch.cat([x, drawn[self.classifier.rejects(drawn)]])
         with torch.no_grad():
             askers = self._askers(x, count, draws)
-            known, cost, is_sure = self._known(askers, progress)
+            known, found = self._known(askers, progress)
         if not len(known):
             return
         people = People.joined(askers)
         memory = self._new_memory(known, people.u)
-        memory.learn(people, cost, is_sure, draws, self.settings.training, progress)
+        memory.learn(people, found, draws, self.settings.training, progress)
         with torch.no_grad():
             self._memory = memory
             memory.known = self._known(askers, progress)[0]
 
-    def _known(
-        self, askers: list[People], progress: bool | None
-    ) -> tuple[Precedents, Tensor, Tensor]:
-        """Sure plans of some people as they are found by now; all plans' cost, and who has one."""
+    def _has_wishes(self, people: People) -> Tensor:
+        """Who has a smaller box than others in their place, or weights of their own, ``(n,)``."""
+        box, usual = people.limits, self._around(people.x)
+        differs = (box.lower != usual.lower) | (box.upper != usual.upper)
+        differs |= box.may_act != usual.may_act
+        if people.weights is not None:
+            differs |= people.weights != 1
+        wants = differs.any(dim=1)
+        if box.max_actions is not None:
+            wants |= box.max_actions < len(self.schema.actionable)
+        return wants
+
+    def _known(self, askers: list[People], progress: bool | None) -> tuple[Precedents, Findings]:
+        """Sure plans of some people as they are found by now, and what was found for each."""
         parts = track(askers, "carma: plans of others", total=len(askers), show=progress)
-        known, cost, is_sure = zip(*(self._precedent(part) for part in parts), strict=True)
-        return Precedents.joined([*known]), torch.cat(cost), torch.cat(is_sure)
+        known, found = zip(*(self._precedent(part) for part in parts), strict=True)
+        return Precedents.joined([*known]), Findings.joined([*found])
 
     def _askers(self, x: Tensor, count: int, draws: torch.Generator) -> list[People]:
         """So many people as they are, and some of them with wishes, a batch at a time."""
@@ -286,8 +297,7 @@ class Carma(Solver):
                     askers.append(replace(people, weights=torch.ones_like(part)))
         return askers
 
-    def _precedent(self, people: People) -> tuple[Precedents, Tensor, Tensor]:
-        """Sure plans of some people; what all plans cost, and whether they are sure."""
+    def _precedent(self, people: People) -> tuple[Precedents, Findings]:
         before = self.classifier.probability(people.x)
         plans = self._answer(people, before, 1)[0]
         is_sure = plans.has_plan & ~falls_short(plans, self.validity)
@@ -296,7 +306,8 @@ class Carma(Solver):
         values = plans.values[rows]
         is_held = mask & (values == some.x) & ~self.encoding.moved_by_level
         known = Precedents(self._policy.describe(some), mask, values, is_held)
-        return known, plans.cost.double().nan_to_num(torch.inf), is_sure
+        is_last = plans.status == Status.SEARCHED.code
+        return known, Findings(plans.cost.double().nan_to_num(torch.inf), is_sure, is_last)
 
     @property
     def _has_compass(self) -> bool:
@@ -371,23 +382,27 @@ class Carma(Solver):
         is_lost = torch.ones(len(people), dtype=torch.bool)
         for plans, owner in found:
             is_lost[owner[torch.isfinite(plans.cost)]] = False
-        # What is told in decimals, or after moves, may fail the checks.
-        is_open = memory.has_hope(foreseen) | (is_lost & torch.isfinite(foreseen.cost))
-        is_open |= (n_plans > 1) or not memory.is_trusted
-        rows = is_open.nonzero().squeeze(1)
+        # What is told in decimals may fail the checks.
+        is_open = is_lost & (foreseen.validity >= EVEN)
+        if n_plans > 1 or not memory.is_trusted:
+            is_open[:] = True
+        is_sought = is_open | memory.has_hope(people, foreseen)
+        rows = is_sought.nonzero().squeeze(1)
         if len(rows):
             some = people[rows], before[rows]
             plans, owner = self._insisted(*some, *self._found(*some, n_plans), n_plans)
             found.append((plans, rows[owner]))
+            is_lost[rows[owner[torch.isfinite(plans.cost)]]] = False
+        is_open |= is_sought & memory.has_last_hope(people, foreseen)
         rows = (is_lost & ~is_open).nonzero().squeeze(1)
         if len(rows):
-            found.append((self._given_up(people[rows], before[rows], memory.effort), rows))
+            # It comes first, as it may have a proof.
+            found.insert(0, (self._given_up(people[rows], before[rows], memory.effort), rows))
+        rows = (is_lost & is_open).nonzero().squeeze(1)
+        if not len(rows):
+            return in_order(found)
         plans, owner = in_order(found)
-        lost = lacking(torch.isfinite(plans.cost), owner, len(people))
-        lost = lost[is_open[lost]]
-        if not len(lost):
-            return plans, owner
-        return self._searched(people, before, plans, owner, lost, n_plans)
+        return self._searched(people, before, plans, owner, rows, n_plans)
 
     def _given_up(self, people: People, before: Tensor, effort: int) -> Plans:
         """No plans, for people for whom none is foreseen."""
@@ -638,7 +653,7 @@ class Carma(Solver):
         scale = torch.where(std > 0, std, 1.0)
         parts = (target, foreseen, cost, limits, *doubt, patterns, scale)
         foresight = Foresight(recall, *parts)
-        return Memory(known, forecast, foresight, recall, self._policy.describe)
+        return Memory(known, forecast, foresight, recall, self._policy.describe, self._has_wishes)
 
     def state(self) -> State:
         """See ``Solver.state``."""
@@ -714,5 +729,5 @@ NEAR_REACH = 0.02
 # Rounds for plans that a surrogate led to, those for the best of these, and their reach.
 BLIND_TRIALS, BLIND_POLISH = 5, 12
 # Rounds for those that a forecast led to.
-FORESEEN = 10
+FORESEEN = 6
 BLIND_REACH = 0.05

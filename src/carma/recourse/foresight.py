@@ -41,8 +41,10 @@ class Foreseen:
         validity: Probability that the plan holds, ``(n,)``; negative without one.
         is_sure: Whether the plan goes as far past the decision as that asks for, ``(n,)``.
         uncertainty: Of the log-odds after each plan.
-        outlook: How far past the decision the most promising plan was thought to lead, and how
-            far past its margin, shape ``(n, 2)``.
+        outlook: How far past the decision, and past its margin, the best plan that was checked
+            led, shape ``(n, 2)``; before one is, the most promising was thought to lead.
+        hoped: Cost of the cheapest plan of another person that was thought to be sure, and at most
+            several times what plans of others usually cost; infinite without one, ``(n,)``.
     """
 
     mask: Tensor
@@ -52,6 +54,7 @@ class Foreseen:
     is_sure: Tensor
     uncertainty: Uncertainty
     outlook: Tensor
+    hoped: Tensor
 
     @classmethod
     def none(cls, people: People, doubt: Doubt) -> Foreseen:
@@ -61,19 +64,39 @@ class Foreseen:
         nowhere = torch.full((n, 2), -torch.inf, dtype=torch.float64)
         is_sure = torch.zeros(n, dtype=torch.bool)
         parts = (torch.full_like(cost, -1.0), is_sure, doubt.nothing(n), nowhere)
-        return cls(found.mask, found.values, cost, *parts)
+        return cls(found.mask, found.values, cost, *parts, torch.full_like(cost, torch.inf))
+
+    def expect(
+        self, owner: Tensor, plans: Candidates, outlook: Tensor, *, looks_sure: Tensor
+    ) -> None:
+        """Note what plans of others let some people expect, before any is checked.
+
+        Args:
+            owner: Who these people are, shape ``(k,)``.
+            plans: Of others, as these people may follow them.
+            outlook: How far past the decision, and past their margin, these are thought to lead.
+            looks_sure: Of which of them that is expected by far enough, bool.
+        """
+        place, cost = plans.owner, plans.cost.double()
+        at = place[:, None].expand_as(outlook)
+        self.outlook[owner] = self.outlook[owner].scatter_reduce(0, at, outlook, "amax")
+        price = torch.where(looks_sure, cost, torch.inf)
+        hoped = self.hoped[owner].scatter_reduce(0, place, price, "amin")
+        size = torch.full_like(hoped, torch.inf)
+        size = size.scatter_reduce(0, place, cost.log(), "mean", include_self=False)
+        self.hoped[owner] = torch.minimum(hoped, USUAL * size.exp())
 
     def take_better(self, owner: Tensor, others: Foreseen) -> None:
         """Take plans of some people that are surer, or as sure and cheaper; and their outlook.
 
         Args:
             owner: Whose these are, no person twice, shape ``(k,)``.
-            others: Plans of k people, with a better outlook than before.
+            others: Plans of k people, and what their outlook is by now.
         """
         is_cheaper = others.least < self.least[owner]
         is_surer = ~self.is_sure[owner] & (others.validity > self.validity[owner])
         chosen = (is_cheaper | (is_surer & ~others.is_sure)).nonzero().squeeze(1)
-        self.outlook[owner] = torch.maximum(self.outlook[owner], others.outlook)
+        self.outlook[owner] = others.outlook
         rows = owner[chosen]
         for name in ("mask", "values", "cost", "validity", "is_sure"):
             getattr(self, name)[rows] = getattr(others, name)[chosen]
@@ -83,6 +106,11 @@ class Foreseen:
     def least(self) -> Tensor:
         """Cost of the sure plans, infinite without one, shape ``(n,)``."""
         return torch.where(self.is_sure, self.cost, torch.inf)
+
+    @property
+    def is_dear(self) -> Tensor:
+        """Whose sure plan costs much more than one of another that looks sure, ``(n,)``, bool."""
+        return self.is_sure & (self.cost > DEAR * self.hoped)
 
     def take(
         self,
@@ -189,8 +217,6 @@ class Foresight:
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
         self._near = NEAR if patterns is None else NEAR_BLIND
-        # Of few features there are few sets to start from.
-        self._starts = min(max(FEWEST, len(limits.encoding.actionable)), STARTS)
         self._spare = SPARE * forecast.unit
         self._scale = scale
         self._rounding = Rounding(forecast, cost, limits)
@@ -225,25 +251,39 @@ class Foresight:
         """
         n, starts = len(people), []
         walks = self._patterns is None and times == 1
-        checks = MEASURED * min(times, 2)
         found = Foreseen.none(people, self._doubt)
         for rows in torch.split(torch.arange(n), max(1, AT_ONCE // (times * self._near))):
             some = people[rows]
             near = known.near(seen[rows], times * self._near)
             plans = self._recall.fitted(some, near, known)
             outlook = self._forecast.outlook(some[plans.owner], plans.mask, plans.values)
-            place = plans.owner[:, None].expand_as(outlook)
-            found.outlook[rows] = found.outlook[rows].scatter_reduce(0, place, outlook, "amax")
+            looks_sure = outlook[:, 1] >= SAFE * self._forecast.unit
+            found.expect(rows, plans, outlook, looks_sure=looks_sure)
             if walks:
-                places = self._promising(plans, outlook[:, 1])
+                own = self._promising(plans, outlook[:, 1], looks_sure)
             else:
-                places = self._likely(plans, outlook[:, 1], checks)
-            starts.append((rows[places[0]], *places[1:]))
+                own = self._likely(plans, outlook, MEASURED * min(times, 2))
+            starts.append((rows[own[0]], *own[1:]))
         owner, mask, values, aim = (torch.cat(parts) for parts in zip(*starts, strict=True))
-        if not walks:
-            owner, mask, values, aim = self._sure(people, (owner, mask, values, aim), found, checks)
-        trials = self._trials(people, owner, mask, values, aim)
-        trials = self._walked(trials, n, notes) if walks else self._improved(trials, people, 0)
+        if walks:
+            trials = self._walked(self._trials(people, owner, mask, values, aim), n, notes)
+        else:
+            sure = self._sure(people, (owner, mask, values, aim), found, MEASURED * min(times, 2))
+            trials = self._improved(self._trials(people, *sure), people, 0)
+        self._settle(trials, people, found, notes)
+        return found
+
+    def _settle(
+        self, trials: _Trials, people: People, found: Foreseen, notes: Notes | None
+    ) -> None:
+        """Check trials, and move them a little as long as that pays; keep the best.
+
+        Args:
+            trials: At most one of each person.
+            people: All of them.
+            found: Where to put what is better.
+            notes: See ``best``.
+        """
         for turn in range(TURNS):
             trials = trials[(trials.cost < found.least[trials.owner]).nonzero().squeeze(1)]
             if notes is not None:
@@ -259,7 +299,6 @@ class Foresight:
                 break
             further = self._further(trials[rows], off[rows], people, found)
             trials = self._improved(further, people, turn + 1)
-        return found
 
     def outcomes(self, people: People, mask: Tensor, values: Tensor) -> Outcomes:
         """What plans bring, followed for real.
@@ -292,12 +331,15 @@ class Foresight:
         off = self._forecast.surplus(*parts) - (ahead - margin)
         return ahead, margin, off.nan_to_num(0.0, MOST_OFF, -MOST_OFF), uncertainty
 
-    def _promising(self, plans: Candidates, beyond: Tensor) -> Starts:
+    def _promising(self, plans: Candidates, beyond: Tensor, looks_sure: Tensor) -> Starts:
         """Plans of others that look cheapest, done as far as it takes, and where people stand.
+
+        Among them the cheapest that looks sure as it is: there is something to end with.
 
         Args:
             plans: Of n people.
             beyond: How far past their margin these are thought to lead.
+            looks_sure: Whether that is far enough, bool.
 
         Returns:
             Owner, mask, values and aim of each start.
@@ -308,8 +350,8 @@ class Foresight:
         share = (beyond / lacks[owner] + 1).clamp(min=SLACK, max=MOST_SHARE)
         promise = plans.cost * share.pow(-self._cost.degree)
         promise = torch.where(share < LEAST_SHARE, torch.inf, promise)
-        top = lowest(promise, owner, n, self._starts)
-        top = top[torch.isfinite(promise[top])]
+        as_is = torch.where(looks_sure, plans.cost, torch.inf)
+        top = _joined(_cheapest(promise, owner, n, STARTS), _cheapest(as_is, owner, n, 1))
         every = people.limits.widest
         home = people.limits.allows(every).nonzero().squeeze(1)
         owner = torch.cat([owner[top], home])
@@ -318,31 +360,37 @@ class Foresight:
         values = torch.cat([plans.values[top], people.x[home]])[order]
         return owner[order], mask, values, torch.full_like(values[:, 0], SLACK)
 
-    def _likely(self, plans: Candidates, beyond: Tensor, count: int) -> Starts:
-        """Plans of others that are likely to be sure, the cheapest of each person.
+    def _likely(self, plans: Candidates, outlook: Tensor, count: int) -> Starts:
+        """Plans of others that are likely to be sure, the cheapest of each person, and safer ones.
 
-        Of whom none is, the surest ones.
+        Of whom none is, the surest ones, and those that lead farthest.
 
         Args:
             plans: Of n people.
-            beyond: How far past their margin these are thought to lead.
+            outlook: How far past the decision, and past their margin, these are thought to lead.
             count: Plans of each person.
 
         Returns:
-            Owner, mask and values, and how far past its margin each is thought to lead.
+            Owner, mask, values and outlook of each.
         """
-        owner, n = plans.owner, len(plans.people)
-        is_likely = beyond >= -self._spare
+        owner, n, (ahead, beyond) = plans.owner, len(plans.people), outlook.unbind(dim=1)
+        is_likely, cost = beyond >= -self._spare, plans.cost.double()
         has_likely = torch.zeros(n, dtype=torch.bool)
         has_likely[owner[is_likely]] = True
-        rank = torch.where(is_likely, plans.cost.double(), torch.inf)
+        rank = torch.where(is_likely, cost, torch.inf)
         rank = torch.where(has_likely[owner], rank, FAR - beyond)
-        top = lowest(rank, owner, n, count)
-        top = top[torch.isfinite(rank[top])]
-        return owner[top], plans.mask[top], plans.values[top], beyond[top]
+        chosen = [_cheapest(rank, owner, n, count), _cheapest(-beyond, owner, n, 1)]
+        for share in SAFER:
+            safe = torch.where(beyond >= share * self._forecast.unit, cost, torch.inf)
+            chosen.append(_cheapest(safe, owner, n, 1))
+        farthest = torch.where(has_likely[owner], torch.inf, -ahead)
+        top = _joined(*chosen, _cheapest(farthest, owner, n, OTHERWISE))
+        return owner[top], plans.mask[top], plans.values[top], outlook[top]
 
     def _sure(self, people: People, likely: Starts, best: Foreseen, checks: int) -> Starts:
-        """Those that turn out to be sure, the cheapest few of each person.
+        """The cheapest of each person that turns out to be sure.
+
+        Whose plan brings less than was thought, needs one that is thought to bring so much more.
 
         Args:
             people: n of them.
@@ -350,24 +398,36 @@ class Foresight:
             best: Where to put the best of each person.
             checks: Of each person's plans, at most; the cheapest come first.
         """
-        owner, mask, values, beyond = likely
+        owner, mask, values, outlook = likely
+        hoped, beyond = outlook.unbind(dim=1)
         some, n = people[owner], len(people)
         cost = self._cost(some.x, mask, values, some.weights).double()
-        rank, aim = cost, torch.full_like(beyond, torch.inf)
-        for _ in range(checks):
+        is_open, aim = torch.ones_like(owner, dtype=torch.bool), torch.full_like(beyond, torch.inf)
+        worst = torch.full((n,), -torch.inf, dtype=beyond.dtype)
+        shown = torch.full_like(best.outlook, -torch.inf)
+        for turn in range(checks + OTHERWISE):
+            rank = torch.where(beyond >= worst[owner], cost, FAR - beyond)
+            if turn >= checks:
+                is_open &= ~torch.isfinite(best.cost[owner])
+                rank = -hoped
+            rank = torch.where(is_open, rank, torch.inf)
             rows = lowest(rank, owner, n, 1)
-            rows = rows[torch.isfinite(rank[rows])]
+            rows = rows[is_open[rows]]
             if not len(rows):
                 break
             own = (mask[rows], values[rows], cost[rows])
             ahead, margin, uncertainty = self._followed(some[rows], *own[:2])
             best.take(owner[rows], own, ahead, margin, uncertainty)
-            aim[rows] = torch.where(ahead >= margin, beyond[rows] - ahead + margin, torch.inf)
-            rank = rank.index_fill(0, rows, torch.inf)
-            rank = torch.where(cost < best.least[owner], rank, torch.inf)
-        is_sure = torch.isfinite(aim)
-        top = lowest(torch.where(is_sure, cost, torch.inf), owner, n, FEW)
-        top = top[is_sure[top]]
+            off, whose = beyond[rows] - ahead + margin, owner[rows]
+            fails = ahead < margin
+            aim[rows] = torch.where(fails, torch.inf, off)
+            worst[whose] = torch.where(fails, torch.maximum(worst[whose], off), -torch.inf)
+            real = torch.stack([ahead, ahead - margin], dim=1)
+            shown[whose] = torch.maximum(shown[whose], real)
+            is_open[rows] = False
+            is_open &= cost < best.least[owner]
+        best.outlook[owner] = shown[owner]
+        top = _cheapest(torch.where(torch.isfinite(aim), cost, torch.inf), owner, n, 1)
         return owner[top], mask[top], values[top], _bounded(aim[top])
 
     def _trials(
@@ -465,6 +525,18 @@ class Foresight:
             walks.take(self._rounding.rounded(walks.people, walks.mask, _reached(walks)))
 
 
+def _cheapest(rank: Tensor, owner: Tensor, n: int, count: int) -> Tensor:
+    """``lowest`` without those that are infinite."""
+    top = lowest(rank, owner, n, count)
+    return top[torch.isfinite(rank[top])]
+
+
+def _joined(*positions: Tensor) -> Tensor:
+    """All positions once, rising."""
+    joined: Tensor = torch.unique(torch.cat(positions))
+    return joined
+
+
 def _reached(walks: Descent) -> Tensor:
     """The best plans of walks that have one, else where they stand."""
     works = torch.isfinite(walks.best_cost)[:, None]
@@ -478,9 +550,9 @@ def _bounded(off: Tensor) -> Tensor:
 
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without.
-AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 48, 160
-# Walks of each person that start at one of these, at least and at most.
-FEWEST, STARTS = 3, 6
+AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 40, 112
+# Walks of each person that start at one of these, besides that which looks sure as it is.
+STARTS = 2
 # Steps of these walks, and of those after a check; after which of them walks are given up that
 # stand at so many times the cost of another one's plan.
 STEPS, FEW_STEPS = 3, 2
@@ -488,8 +560,15 @@ HOPEFUL = {1: 3.0, 2: 1.5}
 # Checks of each person's plans at most; what past the margin is not worth another one, as a share
 # of the log-odds that people typically lack.
 TURNS, SPARE = 4, 0.03
-# Plans of others that are checked for each person where there are no slopes, and gone on from.
-MEASURED, FEW = 5, 2
+# Plans of others that are checked for each person before one is improved; more for those who have
+# no plan at all.
+MEASURED, OTHERWISE = 5, 2
+# What a plan is thought to have beyond its margin where it looks sure, and where it is ever safer,
+# as shares of the log-odds that people typically lack.
+SAFE, SAFER = 0.05, (0.1, 0.25, 0.5, 1.0)
+# How much dearer than the cheapest that looks sure, and than is usual, plans are that call for more
+# plans of others.
+DEAR, USUAL = 1.2, 3.0
 # Log-odds by which forecasts are corrected at most, down and up, and that are asked for besides.
 LEAST_OFF, MOST_OFF, SLACK = 2.0, 4.0, 1e-4
 # Shares of what a person lacks that a plan of another one has to make up for, and that count.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from carma.progress import track
+from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast
 from carma.recourse.foresight import Foreseen, Foresight, Notes
 from carma.recourse.outcomes import Outcomes
@@ -30,6 +32,7 @@ class Memory:
         foresight: Finds plans on it.
         recall: Fits plans of others to new people.
         describe: What people are compared by, shape ``(n, inputs)``.
+        has_wishes: Who may do less than others in their place, or finds it dearer, ``(n,)``, bool.
 
     Attributes:
         is_trusted: Whether foreseen plans cost training people about as little as those that were
@@ -43,12 +46,14 @@ class Memory:
         foresight: Foresight,
         recall: Recall,
         describe: Callable[[People], Tensor],
+        has_wishes: Callable[[People], Tensor],
     ) -> None:
         self.known = known
-        self.gates = torch.full((2,), -torch.inf, dtype=torch.float64)
+        # Of each step, for those with and without wishes, to any plan and to a sure one.
+        self.gates = torch.full((len(LOST), 2, 2), -torch.inf, dtype=torch.float64)
         self.is_trusted = torch.tensor(False)
         self._forecast, self._foresight = forecast, foresight
-        self._recall, self._describe = recall, describe
+        self._recall, self._describe, self._has_wishes = recall, describe, has_wishes
 
     @property
     def effort(self) -> int:
@@ -61,23 +66,36 @@ class Memory:
 
     def _best(self, people: People, seen: Tensor, known: Precedents) -> Foreseen:
         found = self._foresight.best(people, seen, known)
-        lost = self.has_hope(found).nonzero().squeeze(1)
+        lost = (self._may(people, found, AGAIN) | found.is_dear).nonzero().squeeze(1)
         if len(lost):
-            again = self._foresight.best(people[lost], seen[lost], known, times=MORE)
-            found.take_better(lost, again)
+            self._again(found, people, seen, known, lost)
         return found
 
-    def has_hope(self, foreseen: Foreseen) -> Tensor:
-        """For whom a search may find what was not foreseen: a sure plan, or any; ``(n,)``, bool."""
-        may = foreseen.outlook >= self.gates
-        has_one = torch.isfinite(foreseen.cost)
+    def _again(
+        self, found: Foreseen, people: People, seen: Tensor, known: Precedents, lost: Tensor
+    ) -> None:
+        """Try more plans of others on some people, by position."""
+        again = self._foresight.best(people[lost], seen[lost], known, times=MORE)
+        found.take_better(lost, again)
+
+    def has_hope(self, people: People, foreseen: Foreseen) -> Tensor:
+        """For whom walks may find what was not foreseen: a sure plan, or any; ``(n,)``, bool."""
+        return self._may(people, foreseen, SOUGHT)
+
+    def has_last_hope(self, people: People, foreseen: Foreseen) -> Tensor:
+        """For whom only a search may find that, where walks do not either; ``(n,)``, bool."""
+        return self._may(people, foreseen, SEARCHED)
+
+    def _may(self, people: People, foreseen: Foreseen, step: int) -> Tensor:
+        """Who has no sure plan, but an outlook on one, or on any, ``(n,)``, bool."""
+        gates = self.gates[step][self._has_wishes(people).long()]
+        may, has_one = foreseen.outlook >= gates, torch.isfinite(foreseen.cost)
         return ~foreseen.is_sure & torch.where(has_one, may[:, 1], may.any(dim=1))
 
     def learn(
         self,
         people: People,
-        cost: Tensor,
-        is_sure: Tensor,
+        found: Findings,
         draws: torch.Generator,
         settings: TrainingSettings,
         progress: bool | None,
@@ -86,8 +104,7 @@ class Memory:
 
         Args:
             people: Who was searched for, at home; the plans known are their sure ones, in order.
-            cost: Of the plans that were found, infinite without one, shape ``(n,)``.
-            is_sure: Whether they are sure, same shape, bool.
+            found: For them.
             draws: Of plans to learn from.
             settings: Whose seed counts, and whose epochs at most.
             progress: See ``track``.
@@ -97,7 +114,7 @@ class Memory:
             outcomes = [self._varied(people, seen, draws, progress)]
         settings = replace(SCHEDULE, epochs=min(settings.epochs, EPOCHS), seed=settings.seed)
         self._forecast.learn(outcomes[0], settings, progress)
-        folds = self._folds(is_sure)
+        folds = self._folds(found.is_sure)
         for _ in range(TURNS):
             with torch.no_grad():
                 for rows, known in folds:
@@ -108,7 +125,7 @@ class Memory:
                     outcomes.append(self._foresight.outcomes(some[owner], mask, values))
             self._forecast.learn(Outcomes.joined(outcomes), settings, progress)
         with torch.no_grad():
-            self._examine(people, seen, folds, cost, is_sure)
+            self._examine(people, seen, folds, found)
 
     def _folds(self, is_sure: Tensor) -> list[tuple[Tensor, Precedents]]:
         """People by position, each time with plans of the others only: nobody knows their own."""
@@ -121,30 +138,34 @@ class Memory:
         people: People,
         seen: Tensor,
         folds: list[tuple[Tensor, Precedents]],
-        cost: Tensor,
-        is_sure: Tensor,
+        found: Findings,
     ) -> None:
         """Compare with what searches found: whether it is as cheap, and where it is all there is.
 
-        Where the outlook is worse than the gates, searches have found next to nothing more.
+        Where the outlook is worse than the gates, next to nothing more was found for them.
         """
-        missed = torch.full((2, len(people)), torch.nan, dtype=torch.float64)
-        paid = torch.full_like(cost, torch.inf)
-        hads = (torch.isfinite(cost), is_sure)
+        missed = torch.full((len(LOST), 2, len(people)), torch.nan, dtype=torch.float64)
+        paid = torch.full_like(found.cost, torch.inf)
+        had = torch.stack([torch.isfinite(found.cost), found.is_sure])
         for rows, known in folds:
-            foreseen = self._best(people[rows], seen[rows], known)
+            some, own = people[rows], seen[rows]
+            foreseen = self._foresight.best(some, own, known)
+            missed[AGAIN][:, rows] = _missed(foreseen, had[:, rows])
+            lost = (~foreseen.is_sure | foreseen.is_dear).nonzero().squeeze(1)
+            self._again(foreseen, some, own, known, lost)
+            missed[SOUGHT][:, rows] = _missed(foreseen, had[:, rows])
+            missed[SEARCHED][:, rows] = _missed(foreseen, had[:, rows] & found.is_last[rows])
             paid[rows] = foreseen.least
-            has = (torch.isfinite(foreseen.cost), foreseen.is_sure)
-            for k, (had, own) in enumerate(zip(hads, has, strict=True)):
-                is_missed = had[rows] & ~own
-                missed[k, rows] = torch.where(is_missed, foreseen.outlook[:, k], torch.nan)
-        for k, had in enumerate(hads):
-            outlook, spared = missed[k][~missed[k].isnan()].sort().values, int(LOST * had.sum())
-            if spared and len(outlook):
-                # Where a plan is thought to be, it is looked for.
-                self.gates[k] = outlook[min(spared, len(outlook) - 1)].clamp(max=0)
-        both = is_sure & torch.isfinite(paid)
-        is_dear = float(paid[both].sum()) > DEARER * float(cost[both].sum())
+        wishes = self._has_wishes(people).long()
+        for step, wish, place in product(*map(range, self.gates.shape)):
+            outlook = missed[step, place, wishes == wish]
+            outlook = outlook[~outlook.isnan()].sort().values
+            spared = int(LOST[step][place] * had[place, wishes == wish].sum())
+            worst = float(outlook[spared]) if spared < len(outlook) else 0.0
+            # Where a plan is thought to be, it is looked for.
+            self.gates[step, wish, place] = min(CAUTION[step] * worst, 0.0)
+        both = found.is_sure & torch.isfinite(paid)
+        is_dear = float(paid[both].sum()) > DEARER * float(found.cost[both].sum())
         self.is_trusted.fill_(bool(both.any()) and not is_dear)
 
     def _varied(
@@ -173,16 +194,35 @@ class Memory:
         return known | learned | {"gates": self.gates, "is_trusted": self.is_trusted}
 
 
+def _missed(foreseen: Foreseen, had: Tensor) -> Tensor:
+    """Outlook of people of whom others have plans, any and sure ones, that are not foreseen.
+
+    Args:
+        foreseen: Of n people.
+        had: Whose plans these are, shape ``(2, n)``, bool.
+
+    Returns:
+        The same shape, NaN elsewhere.
+    """
+    has = torch.stack([torch.isfinite(foreseen.cost), foreseen.is_sure])
+    return torch.where(had & ~has, foreseen.outlook.T, torch.nan)
+
+
 # Plans of so many others who are most alike; how many of these are tried on each person to learn.
 NEAR, TRIED = 64, 30
 # How many times as many plans of others are tried for those for whom none is sure.
-MORE = 4
-# Share of the plans that searches find and foresight does not, which may be lost by not searching.
-LOST = 0.003
+MORE = 3
+# What is done for those for whom no sure plan is foreseen: more plans of others are tried, plans
+# are sought, and searched for.
+AGAIN, SOUGHT, SEARCHED = 0, 1, 2
+# Share of the plans that each of these finds, any and sure ones, which may be lost by not doing it;
+# by how much worse than there the outlook may still be.
+LOST = ((0.0, 0.001), (0.003, 0.007), (0.002, 0.002))
+CAUTION = (2.0, 1.0, 1.0)
 # How many times as dear foreseen plans may be on the whole.
 DEARER = 1.02
 # Parts of the people, each of which is foreseen by plans of the others.
-FOLDS = 2
+FOLDS = 5
 # How often what this leads to is learned from; epochs of each round, and how it is done.
 TURNS, EPOCHS = 1, 30
 SCHEDULE = TrainingSettings(learning_rate=6e-3, weight_decay=1e-4, validation_fraction=0.05)

@@ -225,6 +225,11 @@ def test_there_is_hope_where_the_outlook_is_no_worse_than_where_more_was_found()
     assert remembered.has_last_hope(some, found).tolist() == [True, True, True, False]
     found.cost[1] = torch.inf
     assert remembered.has_hope(some, found).tolist() == [False, True, True, False]
+    # A sure plan that is dear beside those of others, and beside all that were searched for.
+    found.hoped[3], remembered.most = 0.1, torch.tensor(0.9)
+    assert remembered.has_hope(some, found)[3]
+    remembered.most = torch.tensor(1.0)
+    assert not remembered.has_hope(some, found)[3]
 
 
 def test_nothing_is_looked_for_where_looking_has_found_nothing() -> None:
@@ -301,4 +306,6 @@ def test_what_was_learned_comes_back() -> None:
     mask, values = recall().varied(some, torch.arange(10), known, seeded(5))
     assert torch.equal(other.surplus(some, mask, values), foreseen.surplus(some, mask, values))
     assert torch.equal(again.gates, remembered.gates)
+    assert torch.equal(again.most, remembered.most)
+    assert torch.isfinite(again.most)
     assert torch.equal(again.is_trusted, remembered.is_trusted)

@@ -447,10 +447,10 @@ class Foresight:
         walks, owner, spent = self._walks(trials), trials.owner, trials.spent
         nobody = walks.cost.new_full((n,), torch.inf)
         for step in range(STEPS):
-            if step in HOPEFUL:
+            if step:
                 best = nobody.scatter_reduce(0, owner, spent + walks.best_cost, "amin")
                 stands_at = spent + torch.minimum(walks.cost, walks.best_cost)
-                rows = (stands_at <= HOPEFUL[step] * best[owner]).nonzero().squeeze(1)
+                rows = (stands_at <= HOPEFUL * best[owner]).nonzero().squeeze(1)
                 walks, owner, spent = walks.of(rows), owner[rows], spent[rows]
             walks.step()
         walks.settle(RAY)
@@ -460,11 +460,13 @@ class Foresight:
             notes.append((owner, *every.whole))
         top = lowest(spent + walks.promise, owner, n, 1)
         walks, owner, spent = walks.of(top), owner[top], spent[top]
+        smooth = walks.best_cost
         self._tell(walks)
         nothing = torch.zeros_like(owner)
         found = Found(walks.mask.clone(), _reached(walks), walks.best_cost.clone(), nothing)
         if self._limits.has_grid:
-            found = self._branching.improved(walks.people, found)
+            rows = (found.cost > COARSE * smooth).nonzero().squeeze(1)
+            found.put(rows, self._branching.improved(walks.people[rows], found[rows]))
         mask, values = self._spared(walks.people, found.mask, found.values)
         price = self._cost(walks.people.x, mask, values, walks.people.weights)
         return _Trials(owner, walks.people, spent, mask, values, price)
@@ -550,13 +552,14 @@ def _bounded(off: Tensor) -> Tensor:
 
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without.
-AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 40, 112
+AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 32, 112
 # Walks of each person that start at one of these, besides that which looks sure as it is.
-STARTS = 2
-# Steps of these walks, and of those after a check; after which of them walks are given up that
-# stand at so many times the cost of another one's plan.
-STEPS, FEW_STEPS = 3, 2
-HOPEFUL = {1: 3.0, 2: 1.5}
+STARTS = 1
+# Steps of these walks, and of those after a check; how many times the cost of another one's plan
+# walks may stand at after the first.
+STEPS, FEW_STEPS, HOPEFUL = 2, 1, 3.0
+# How much dearer plans are on steps and levels than between them where others are tried.
+COARSE = 1.15
 # Checks of each person's plans at most; what past the margin is not worth another one, as a share
 # of the log-odds that people typically lack.
 TURNS, SPARE = 4, 0.03

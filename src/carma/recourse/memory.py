@@ -35,6 +35,7 @@ class Memory:
         has_wishes: Who may do less than others in their place, or finds it dearer, ``(n,)``, bool.
 
     Attributes:
+        most: What nearly all plans that were searched for cost at most.
         is_trusted: Whether foreseen plans cost training people about as little as those that were
             searched for them; if not, new people are searched for as well.
     """
@@ -51,6 +52,7 @@ class Memory:
         self.known = known
         # Of each step, for those with and without wishes, to any plan and to a sure one.
         self.gates = torch.full((len(LOST), 2, 2), -torch.inf, dtype=torch.float64)
+        self.most = torch.tensor(torch.inf, dtype=torch.float64)
         self.is_trusted = torch.tensor(False)
         self._forecast, self._foresight = forecast, foresight
         self._recall, self._describe, self._has_wishes = recall, describe, has_wishes
@@ -79,8 +81,12 @@ class Memory:
         found.take_better(lost, again)
 
     def has_hope(self, people: People, foreseen: Foreseen) -> Tensor:
-        """For whom walks may find what was not foreseen: a sure plan, or any; ``(n,)``, bool."""
-        return self._may(people, foreseen, SOUGHT)
+        """For whom walks may find what was not foreseen: a sure plan, or any; ``(n,)``, bool.
+
+        And a cheaper one for the few whose plan is dear beside all others.
+        """
+        is_dear = foreseen.is_dear & (foreseen.cost > self.most)
+        return is_dear | self._may(people, foreseen, SOUGHT)
 
     def has_last_hope(self, people: People, foreseen: Foreseen) -> Tensor:
         """For whom only a search may find that, where walks do not either; ``(n,)``, bool."""
@@ -164,6 +170,8 @@ class Memory:
             worst = float(outlook[spared]) if spared < len(outlook) else 0.0
             # Where a plan is thought to be, it is looked for.
             self.gates[step, wish, place] = min(CAUTION[step] * worst, 0.0)
+        if bool(found.is_sure.any()):
+            self.most = found.cost[found.is_sure].quantile(USUAL)
         both = found.is_sure & torch.isfinite(paid)
         is_dear = float(paid[both].sum()) > DEARER * float(found.cost[both].sum())
         self.is_trusted.fill_(bool(both.any()) and not is_dear)
@@ -183,7 +191,8 @@ class Memory:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take what was learned before; see ``tensors``."""
-        self.gates, self.is_trusted = tensors["gates"], tensors["is_trusted"]
+        self.gates, self.most = tensors["gates"], tensors["most"]
+        self.is_trusted = tensors["is_trusted"]
         self._forecast.load_state_dict(unprefixed("forecast", tensors))
         self._forecast.requires_grad_(False)
 
@@ -191,7 +200,8 @@ class Memory:
         """All that is remembered, by name."""
         known = prefixed("precedents", self.known.as_tensors())
         learned = prefixed("forecast", self._forecast.state_dict())
-        return known | learned | {"gates": self.gates, "is_trusted": self.is_trusted}
+        own = {"gates": self.gates, "most": self.most, "is_trusted": self.is_trusted}
+        return known | learned | own
 
 
 def _missed(foreseen: Foreseen, had: Tensor) -> Tensor:
@@ -219,6 +229,8 @@ AGAIN, SOUGHT, SEARCHED = 0, 1, 2
 # by how much worse than there the outlook may still be.
 LOST = ((0.0, 0.001), (0.003, 0.007), (0.002, 0.002))
 CAUTION = (2.0, 1.0, 1.0)
+# Share of the plans found that cost no more than is usual.
+USUAL = 0.99
 # How many times as dear foreseen plans may be on the whole.
 DEARER = 1.02
 # Parts of the people, each of which is foreseen by plans of the others.

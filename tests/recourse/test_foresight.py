@@ -14,7 +14,8 @@ from carma.recourse.candidates import Candidates
 from carma.recourse.doubt import Doubt
 from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast, ForecastTarget
-from carma.recourse.foresight import Foreseen, Foresight
+from carma.recourse.foreseen import Foreseen
+from carma.recourse.foresight import Foresight
 from carma.recourse.memory import Memory
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.starts import spread_evenly

@@ -23,7 +23,8 @@ from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
 from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast, ForecastTarget
-from carma.recourse.foresight import Foreseen, Foresight
+from carma.recourse.foreseen import Foreseen
+from carma.recourse.foresight import Foresight
 from carma.recourse.grounding import Grounding
 from carma.recourse.journeys import Journeys
 from carma.recourse.lessons import MOST_SETS, Lessons, Teacher, wishful

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from carma.progress import track
 from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast
-from carma.recourse.foresight import Foreseen, Foresight, Notes
+from carma.recourse.foreseen import Foreseen
+from carma.recourse.foresight import Foresight, Notes
 from carma.recourse.outcomes import Outcomes
 from carma.recourse.precedents import Precedents
 from carma.recourse.recall import Recall
@@ -51,7 +52,7 @@ class Memory:
     ) -> None:
         self.known = known
         # Of each step, for those with and without wishes, to any plan and to a sure one.
-        self.gates = torch.full((len(LOST), 2, 2), -torch.inf, dtype=torch.float64)
+        self.gates = torch.full((len(STEPS), 2, 2), -torch.inf, dtype=torch.float64)
         self.most = torch.tensor(torch.inf, dtype=torch.float64)
         self.is_trusted = torch.tensor(False)
         self._forecast, self._foresight = forecast, foresight
@@ -150,26 +151,30 @@ class Memory:
 
         Where the outlook is worse than the gates, next to nothing more was found for them.
         """
-        missed = torch.full((len(LOST), 2, len(people)), torch.nan, dtype=torch.float64)
+        shape = (len(STEPS), 2, len(people))
+        outlook = torch.full(shape, -torch.inf, dtype=torch.float64)
+        lacks, missed = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
         paid = torch.full_like(found.cost, torch.inf)
         had = torch.stack([torch.isfinite(found.cost), found.is_sure])
         for rows, known in folds:
             some, own = people[rows], seen[rows]
             foreseen = self._foresight.best(some, own, known)
-            missed[AGAIN][:, rows] = _missed(foreseen, had[:, rows])
-            lost = (~foreseen.is_sure | foreseen.is_dear).nonzero().squeeze(1)
-            self._again(foreseen, some, own, known, lost)
-            missed[SOUGHT][:, rows] = _missed(foreseen, had[:, rows])
-            missed[SEARCHED][:, rows] = _missed(foreseen, had[:, rows] & found.is_last[rows])
+            for step in range(len(STEPS)):
+                if step == SOUGHT:
+                    again = (~foreseen.is_sure | foreseen.is_dear).nonzero().squeeze(1)
+                    self._again(foreseen, some, own, known, again)
+                without = ~torch.stack([torch.isfinite(foreseen.cost), foreseen.is_sure])
+                lost = had[:, rows] & without
+                outlook[step][:, rows], lacks[step][:, rows] = foreseen.outlook.T, without
+                missed[step][:, rows] = lost & found.is_last[rows] if step == SEARCHED else lost
             paid[rows] = foreseen.least
-        wishes = self._has_wishes(people).long()
-        for step, wish, place in product(*map(range, self.gates.shape)):
-            outlook = missed[step, place, wishes == wish]
-            outlook = outlook[~outlook.isnan()].sort().values
-            spared = int(LOST[step][place] * had[place, wishes == wish].sum())
-            worst = float(outlook[spared]) if spared < len(outlook) else 0.0
-            # Where a plan is thought to be, it is looked for.
-            self.gates[step, wish, place] = min(CAUTION[step] * worst, 0.0)
+        wishes = self._has_wishes(people)
+        for (step, rule), wish, place in product(enumerate(STEPS), range(2), range(2)):
+            group = wishes == bool(wish)
+            rows = (lacks[step, place] & group).nonzero().squeeze(1)
+            most_lost = rule.lost * int((had[place] & group).sum())
+            parts = (outlook[step, place, rows], missed[step, place, rows])
+            self.gates[step, wish, place] = rule.gate(*parts, most_lost)
         if bool(found.is_sure.any()):
             self.most = found.cost[found.is_sure].quantile(USUAL)
         both = found.is_sure & torch.isfinite(paid)
@@ -204,18 +209,38 @@ class Memory:
         return known | learned | own
 
 
-def _missed(foreseen: Foreseen, had: Tensor) -> Tensor:
-    """Outlook of people of whom others have plans, any and sure ones, that are not foreseen.
+@dataclass(frozen=True)
+class _Step:
+    """When it pays to do more for somebody.
 
     Args:
-        foreseen: Of n people.
-        had: Whose plans these are, shape ``(2, n)``, bool.
-
-    Returns:
-        The same shape, NaN elsewhere.
+        chance: That it finds something, at least.
+        lost: Share of all plans that may be lost by not doing it, at most.
+        caution: How many times as far from acceptance as where it did, it may still find some.
     """
-    has = torch.stack([torch.isfinite(foreseen.cost), foreseen.is_sure])
-    return torch.where(had & ~has, foreseen.outlook.T, torch.nan)
+
+    chance: float
+    lost: float
+    caution: float = 1.0
+
+    def gate(self, outlook: Tensor, is_found: Tensor, most_lost: float) -> float:
+        """Outlook from which on it pays.
+
+        Args:
+            outlook: Of people for whom it was done, shape ``(n,)``.
+            is_found: Whether that found something, bool.
+            most_lost: Plans that may be lost at most.
+
+        Returns:
+            At most 0: where a plan is thought to be, it is looked for.
+        """
+        order = outlook.argsort(descending=True)
+        found = torch.cat([torch.zeros(1), is_found[order].cumsum(0)])
+        lost = found[-1] - found
+        price = lost + self.chance * torch.arange(len(found))
+        best = int(torch.where(lost <= most_lost, price, torch.inf).argmin())
+        worst = float(outlook[order[best - 1]]) if best else 0.0
+        return min(self.caution * worst, 0.0)
 
 
 # Plans of so many others who are most alike; how many of these are tried on each person to learn.
@@ -225,10 +250,7 @@ MORE = 3
 # What is done for those for whom no sure plan is foreseen: more plans of others are tried, plans
 # are sought, and searched for.
 AGAIN, SOUGHT, SEARCHED = 0, 1, 2
-# Share of the plans that each of these finds, any and sure ones, which may be lost by not doing it;
-# by how much worse than there the outlook may still be.
-LOST = ((0.0, 0.001), (0.003, 0.007), (0.002, 0.002))
-CAUTION = (2.0, 1.0, 1.0)
+STEPS = (_Step(0.02, 0.001, 2.0), _Step(0.1, 0.005), _Step(0.2, 0.002))
 # Share of the plans found that cost no more than is usual.
 USUAL = 0.99
 # How many times as dear foreseen plans may be on the whole.

@@ -16,7 +16,7 @@ from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast, ForecastTarget
 from carma.recourse.foreseen import Foreseen
 from carma.recourse.foresight import Foresight
-from carma.recourse.memory import Memory
+from carma.recourse.memory import Memory, _Step
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.starts import spread_evenly
 from carma.recourse.target import People, Target
@@ -253,6 +253,30 @@ def test_gates_are_where_so_many_of_the_plans_that_were_found_are_kept() -> None
         is_missed = found.is_sure[rows] & ~foreseen.is_sure
         # With so few people, nobody may be lost.
         assert bool((remembered.has_hope(some[rows], foreseen) | ~is_missed).all())
+
+
+@pytest.mark.parametrize(
+    ("chance", "most_lost", "expected"),
+    [
+        # The last plan is worth three looks in vain, or not; the first two are always worth it.
+        (0.1, 3.0, -0.8),
+        (0.3, 3.0, -0.2),
+        (0.9, 3.0, -0.2),
+        # No more may be lost, whatever it takes.
+        (0.9, 0.0, -0.8),
+    ],
+)
+def test_gates_weigh_what_is_found_against_looking_in_vain(
+    chance: float, most_lost: float, expected: float
+) -> None:
+    outlook = torch.tensor([-0.9, -0.2, -0.5, -0.1, -0.8, -0.7, -0.6], dtype=torch.float64)
+    is_found = torch.tensor([False, True, False, True, True, False, False])
+    step = _Step(chance, 0.0)
+    assert step.gate(outlook, is_found, most_lost) == pytest.approx(expected)
+    assert _Step(chance, 0.0, 2.0).gate(outlook, is_found, most_lost) == pytest.approx(2 * expected)
+    # Where a plan is thought to be, it is looked for.
+    assert step.gate(outlook + 5, is_found, most_lost) == 0.0
+    assert step.gate(outlook[:0], is_found[:0], most_lost) == 0.0
 
 
 def test_who_pays_more_than_others_seem_to_gets_more_plans_of_others() -> None:

@@ -387,7 +387,9 @@ class Carma(Solver):
         is_open = is_lost & (foreseen.validity >= EVEN)
         if n_plans > 1 or not memory.is_trusted:
             is_open[:] = True
-        is_sought = is_open | memory.has_hope(people, foreseen)
+        # Moves that more likely fail than hold are no plan, but there may be one.
+        is_broken = is_lost & torch.isfinite(foreseen.cost)
+        is_sought = is_open | is_broken | memory.has_hope(people, foreseen)
         rows = is_sought.nonzero().squeeze(1)
         if len(rows):
             some = people[rows], before[rows]

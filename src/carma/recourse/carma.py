@@ -399,6 +399,11 @@ class Carma(Solver):
         is_open |= is_sought & memory.has_last_hope(people, foreseen)
         rows = (is_lost & ~is_open).nonzero().squeeze(1)
         if len(rows):
+            for plans, owner in self._drafted(people[rows], before[rows]):
+                found.append((plans, rows[owner]))
+                is_lost[rows[owner[torch.isfinite(plans.cost)]]] = False
+            rows = rows[is_lost[rows]]
+        if len(rows):
             # It comes first, as it may have a proof.
             found.insert(0, (self._given_up(people[rows], before[rows], memory.effort), rows))
         rows = (is_lost & is_open).nonzero().squeeze(1)
@@ -406,6 +411,24 @@ class Carma(Solver):
             return in_order(found)
         plans, owner = in_order(found)
         return self._searched(people, before, plans, owner, rows, n_plans)
+
+    def _drafted(self, people: People, before: Tensor) -> list[tuple[Plans, Tensor]]:
+        """Plans of one forward pass that work, for people who have none; and whose each is."""
+        some, whose = people.cloned(), torch.arange(len(people))
+        if self._compass is not None:
+            some, whose = self._likely(self._compass, some, LIKELY)
+        do = self._one_pass(some).intervention
+        target = Target(self._follow, self.classifier, self.limits, 0.0)
+        rows = (target.surplus(some, do.mask, do.values) >= 0).nonzero().squeeze(1)
+        if not len(rows):
+            return []
+        some, whose, do = some[rows], whose[rows], do.each(lambda t: t[rows])
+        doubt, effort = self._sureness.of(some, do.mask, do.values), torch.ones_like(rows)
+        verdict, status = (
+            torch.full_like(rows, code) for code in (Status.NOT_FOUND.code, Status.AMORTIZED.code)
+        )
+        proposal = Proposal(do, effort, verdict, status, doubt)
+        return [(self._answered(some, proposal, before[whose]), whose)]
 
     def _given_up(self, people: People, before: Tensor, effort: int) -> Plans:
         """No plans, for people for whom none is foreseen."""

@@ -69,8 +69,7 @@ class Carma(Solver):
     way told above, plans are sought only for those for whom that finds no sure one and who have
     hope of one, as searches for training people have shown. People for whom all this finds nothing
     are searched for by ``ExactSolver``, under the same condition, or get the plan of one forward
-    pass. Every plan is checked as it will be told: rounded to steps
-    and levels.
+    pass. Every plan is checked as it will be told: rounded to steps and levels.
 
     Args:
         causal_model: Fitted.

@@ -140,7 +140,7 @@ class Foresight:
             notes: Where to put owner, mask and values of plans on the way, to learn from.
         """
         n, starts = len(people), []
-        walks = self._patterns is None and times == 1
+        walks, checks = self._patterns is None and times == 1, MEASURED * min(times, 2)
         found = Foreseen.none(people, self._doubt)
         for rows in torch.split(torch.arange(n), max(1, AT_ONCE // (times * self._near))):
             some = people[rows]
@@ -152,13 +152,13 @@ class Foresight:
             if walks:
                 own = self._promising(plans, outlook[:, 1], looks_sure)
             else:
-                own = self._likely(plans, outlook, MEASURED * min(times, 2))
+                own = self._likely(plans, outlook, checks)
             starts.append((rows[own[0]], *own[1:]))
         owner, mask, values, aim = (torch.cat(parts) for parts in zip(*starts, strict=True))
         if walks:
             trials = self._walked(self._trials(people, owner, mask, values, aim), n, notes)
         else:
-            sure = self._sure(people, (owner, mask, values, aim), found, MEASURED * min(times, 2))
+            sure = self._sure(people, (owner, mask, values, aim), found, checks)
             trials = self._improved(self._trials(people, *sure), people, 0)
         self._settle(trials, people, found, notes)
         return found

@@ -58,9 +58,9 @@ class Branching:
 
     def _branches(self, people: People, found: Found) -> Found:
         mask, values = found.mask, found.values
-        trials, saved = self._rounding.back(people, mask, values, 0.0)
-        person, place = (saved > WORTH * found.cost[:, None]).nonzero(as_tuple=True)
-        start = trials[person, place]
+        person, start, saved = self._rounding.back(people, mask, values, 0.0)
+        is_much = saved > WORTH * found.cost[person]
+        person, start = person[is_much], start[is_much]
         pinned = start != values[person]
         # What is rounded by much may leave too much to the others.
         coarse = mask & self._is_coarse

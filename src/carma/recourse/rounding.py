@@ -7,6 +7,7 @@ from torch import Tensor
 
 from carma.constraints import PlanLimits
 from carma.costs import Cost
+from carma.recourse.candidates import lowest
 from carma.recourse.target import People, Target
 
 __all__ = ["Rounding"]
@@ -51,17 +52,14 @@ class Rounding:
             if not len(rows):
                 break
             some, held, now = people[rows], mask[rows], best[rows]
-            trials, saved = self.back(some, held, now, share)
-            k = trials.shape[1]
-            many = some.repeated(k)
-            flat = trials.flatten(0, 1)
-            got = self._target.surplus(many, held.repeat_interleave(k, 0), flat).view(-1, k)
-            gain = torch.where((got >= 0) & (saved > 0), saved, 0.0)
-            most, place = gain.max(dim=1)
-            better = most > 0
-            best[rows[better]] = trials[better.nonzero().squeeze(1), place[better]]
+            owner, trials, saved = self.back(some, held, now, share)
+            works = self._target.surplus(some[owner], held[owner], trials) >= 0
+            price = torch.where(works, -saved, torch.inf)
+            top = lowest(price, owner, len(rows), 1)
+            top = top[works[top]]
+            best[rows[owner[top]]] = trials[top]
             if not share:
-                rows = rows[better]
+                rows = rows[owner[top]]
         return best
 
     def _outward(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,8 +82,8 @@ class Rounding:
 
     def back(
         self, people: People, mask: Tensor, values: Tensor, share: float
-    ) -> tuple[Tensor, Tensor]:
-        """Plans with one coordinate taken back, those that save most; and what they save.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Plans with one coordinate taken back, of each those that save most.
 
         Args:
             people: w rows.
@@ -94,21 +92,20 @@ class Rounding:
             share: By which a number without steps is drawn back.
 
         Returns:
-            Values, shape ``(w, k, d)``, and what each saves, ``(w, k)``, 0 where nothing.
+            Whose each is, rising, shape ``(t,)``, values, ``(t, d)``, and what it saves, above 0,
+            ``(t,)``.
         """
-        columns, x = self._columns, people.x
+        columns, x, weights = self._columns, people.x, people.weights
         back = torch.where(mask, self._limits.inward(x, values, share), x)
-        flip = torch.zeros(len(columns), x.shape[1], dtype=torch.bool)
-        flip[torch.arange(len(columns)), columns] = True
-        trials = torch.where(flip, back[:, None], values[:, None])
-        weights = None if people.weights is None else people.weights[:, None]
-        wide, held = x[:, None].expand_as(trials), mask[:, None].expand_as(trials)
-        price = self._cost(wide, held, trials, weights)
-        saved = self._cost(x, mask, values, people.weights)[:, None] - price
-        saved = torch.where(mask[:, columns], saved, 0.0)
-        most, place = saved.topk(min(TRIED, len(columns)), dim=1)
-        rows = torch.arange(len(x))[:, None]
-        return trials[rows, place], most
+        owner, place = (mask & (back != values))[:, columns].nonzero(as_tuple=True)
+        taken = columns[place][:, None]
+        trials = values[owner].scatter(1, taken, back[owner].gather(1, taken))
+        own = None if weights is None else weights[owner]
+        price = self._cost(x[owner], mask[owner], trials, own)
+        saved = self._cost(x, mask, values, weights)[owner] - price
+        top = lowest(-saved, owner, len(x), TRIED)
+        top = top[saved[top] > 0]
+        return owner[top], trials[top], saved[top]
 
     def _said(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
         said = self._limits.project(people.x, values, people.limits)

@@ -205,7 +205,7 @@ def test_many_people_are_compared_in_parts(
 ) -> None:
     doubt = Doubt(shifted, linear(chain.schema, [0.3, 1.0, 0.5, 3.0], -0.25))
     whole = doubt.of(*plans(chain, shifted))
-    monkeypatch.setattr("carma.recourse.doubt.CHUNK", 3 * len(Shifted.shifts))
+    monkeypatch.setattr("carma.recourse.doubt.TOGETHER", 3 * len(Shifted.shifts))
     parts = doubt.of(*plans(chain, shifted))
     torch.testing.assert_close(parts.bias, whole.bias)
     torch.testing.assert_close(parts.spread, whole.spread)

@@ -12,7 +12,7 @@ from torch import Tensor
 from carma.classifiers.base import Classifier
 from carma.constraints import joined_or_none
 from carma.interventions import Intervention
-from carma.models.base import CHUNK, CausalModel
+from carma.models.base import CausalModel
 from carma.recourse.target import People
 
 __all__ = ["Doubt", "Uncertainty", "quantile"]
@@ -148,8 +148,7 @@ class Doubt:
         bias, spread, draws = found.bias, found.spread, found.draws
         assert draws is not None  # noqa: S101
         # Nothing is drawn where nothing follows; and draws that agree by chance leave a doubt.
-        effects = (do.mask.double() @ self._model.encoding.reach_weights) > 0
-        rows = (effects & ~do.mask).any(dim=1).nonzero().squeeze(1)
+        rows = self._moved(do.mask).any(dim=1).nonzero().squeeze(1)
         if len(rows):
             own, ahead = self._ahead(people[rows], do.each(lambda t: t[rows]))
             is_near = (ahead - own).abs() <= ROUNDING * (1 + own.abs())
@@ -170,15 +169,27 @@ class Doubt:
 
     def _ahead(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
         """Log-odds past the decision under the model, ``(n,)``, and all others, ``(others, n)``."""
-        # Counterfactuals of all at once would leave the processor's cache between two steps.
-        step = max(1, CHUNK // self.n_alternatives)
-        parts = [slice(start, start + step) for start in range(0, len(people), step)]
+        # Counterfactuals of all at once would leave the processor's cache between two steps; and
+        # what moves for one of a batch is computed for all of them.
+        order = self._alike(do.mask)
+        parts = torch.split(order, max(1, TOGETHER // self.n_alternatives))
         found = [
-            self._ahead_of(people[part], Intervention(do.mask[part], do.values[part]))
-            for part in parts
+            self._ahead_of(people[rows], Intervention(do.mask[rows], do.values[rows]))
+            for rows in parts
         ]
         own, others = zip(*found, strict=True)
-        return torch.cat(own), torch.cat(others, dim=1)
+        back = order.argsort()
+        return torch.cat(own)[back], torch.cat(others, dim=1)[:, back]
+
+    def _alike(self, mask: Tensor) -> Tensor:
+        """Positions of plans, those next to each other that move the same."""
+        moved = self._moved(mask).double()
+        weights = torch.full((mask.shape[1],), 0.5, dtype=torch.float64).cumprod(0)
+        return (moved @ weights).argsort(stable=True)
+
+    def _moved(self, mask: Tensor) -> Tensor:
+        """What follows from what is set, shape ``(n, d)``, bool."""
+        return ((mask.double() @ self._model.encoding.reach_weights) > 0) & ~mask
 
     def _ahead_of(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
         """``_ahead`` of a few people."""
@@ -218,6 +229,8 @@ def quantile(validity: float, n_models: int) -> float:
     return float(special.stdtrit(n_models - 1, validity))
 
 
+# Rows times alternatives of plans that are followed together: the fewer, the more alike they are.
+TOGETHER = 8_000
 # Share of the log-odds that single precision may lose.
 ROUNDING = 1e-6
 # Less than one draw.

@@ -18,6 +18,7 @@ from carma.recourse.foreseen import Foreseen
 from carma.recourse.foresight import Foresight
 from carma.recourse.memory import Memory, _Step
 from carma.recourse.pattern import PatternSearch
+from carma.recourse.retrieval import Retrieval
 from carma.recourse.starts import spread_evenly
 from carma.recourse.target import People, Target
 from carma.state import seeded
@@ -38,8 +39,10 @@ def parts(*, blind: bool = False) -> tuple[Forecast, ForecastTarget, Foresight, 
         shares = spread_evenly(4, columns, data.encoding.n_columns)
         patterns = (PatternSearch(foreseen, data.cost, limits, shares, 3, 6),) * 2
     more = (data.cost, limits, Doubt(data.scm, classifier, n_alternatives=0), 0.0, patterns)
-    scale = data.scm.statistics_.std
-    return forecast, foreseen, Foresight(recall(), target, foreseen, *more, scale), target
+    statistics = data.scm.statistics_
+    retrieval = Retrieval(columns, statistics, 2).requires_grad_(False)
+    foresight = Foresight(recall(), retrieval, target, foreseen, *more, statistics.std)
+    return forecast, foreseen, foresight, target
 
 
 def describe(some: People) -> Tensor:
@@ -52,12 +55,9 @@ def has_wishes(some: People) -> Tensor:
 
 def memory(*, blind: bool = False) -> tuple[Memory, Foresight, ForecastTarget, Target]:
     forecast, foreseen, foresight, target = parts(blind=blind)
-    return (
-        Memory(known_plans(), forecast, foresight, recall(), describe, has_wishes),
-        foresight,
-        foreseen,
-        target,
-    )
+    others = (recall(), foresight._retrieval)
+    made = Memory(known_plans(), forecast, foresight, *others, describe, has_wishes)
+    return made, foresight, foreseen, target
 
 
 @cache
@@ -134,7 +134,7 @@ def test_walks_make_plans_cheaper_than_those_of_others() -> None:
     remembered, foresight, _, target = learned()
     some, known = people(60), remembered.known
     found = foresight.best(some, describe(some), known)
-    plans = recall().fitted(some, torch.arange(len(known)).expand(60, -1), known)
+    plans, _ = recall().fitted(some, torch.arange(len(known)).expand(60, -1), known)
     works = target.surplus(some[plans.owner], plans.mask, plans.values) >= 0
     price = torch.where(works, plans.cost, torch.inf)
     least = torch.full((60,), torch.inf, dtype=price.dtype)

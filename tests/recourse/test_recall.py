@@ -59,7 +59,7 @@ def everywhere(n: int, m: int) -> torch.Tensor:
 def test_each_plan_is_held_inside_the_limits_and_priced() -> None:
     data, _ = world()
     some, known = people(20), known_plans()
-    plans = recall().fitted(some, everywhere(20, len(known)), known)
+    plans, _ = recall().fitted(some, everywhere(20, len(known)), known)
     own = some[plans.owner]
     assert len(plans.owner) == 20 * len(known)
     assert bool(((own.limits.lower <= plans.values) & (plans.values <= own.limits.upper)).all())
@@ -75,7 +75,7 @@ def test_what_others_held_is_held_where_each_person_stands() -> None:
     held = torch.zeros_like(known.mask)
     held[:, last] = True
     known = replace(known, mask=known.mask | held, is_held=held)
-    plans = recall().fitted(some, everywhere(20, len(known)), known)
+    plans, _ = recall().fitted(some, everywhere(20, len(known)), known)
     assert bool(plans.mask[:, last].all())
     assert torch.equal(plans.values[:, last], some.x[plans.owner, last])
 
@@ -86,7 +86,7 @@ def test_nobody_is_given_what_they_may_not_do() -> None:
     may_act = some.limits.may_act.clone()
     may_act[::2, first] = False
     some = replace(some, limits=replace(some.limits, may_act=may_act))
-    plans = recall().fitted(some, everywhere(20, 30), known_plans())
+    plans, _ = recall().fitted(some, everywhere(20, 30), known_plans())
     assert len(plans.owner)
     assert bool((plans.owner % 2 == 1).all())
 
@@ -97,7 +97,7 @@ def test_plans_to_learn_from_are_other_ones_inside_the_limits() -> None:
     assert torch.equal(mask, known.mask)
     assert torch.equal(values[~mask], some.x[~mask])
     assert bool(((some.limits.lower <= values) & (values <= some.limits.upper)).all())
-    plain = recall().fitted(some, torch.arange(30)[:, None], known)
+    plain, _ = recall().fitted(some, torch.arange(30)[:, None], known)
     assert bool((values != plain.values).any(dim=1).double().mean() > 0.3)
     again = recall().varied(some, torch.arange(30), known, seeded(0))[1]
     assert torch.equal(values, again)

@@ -39,6 +39,7 @@ from carma.recourse.proposal import Proposal
 from carma.recourse.recall import Recall
 from carma.recourse.refined import UNSURE, Refined
 from carma.recourse.refinement import Refinement
+from carma.recourse.retrieval import Retrieval
 from carma.recourse.rivals import Rivals
 from carma.recourse.starts import spread_evenly
 from carma.recourse.status import Status
@@ -393,16 +394,18 @@ class Carma(Solver):
         rows = is_sought.nonzero().squeeze(1)
         if len(rows):
             some = people[rows], before[rows]
-            plans, owner = self._insisted(*some, *self._found(*some, n_plans), n_plans)
+            plans, owner = self._found(*some, n_plans)
+            if n_plans > 1 or not memory.is_trusted:
+                plans, owner = self._insisted(*some, plans, owner, n_plans)
             found.append((plans, rows[owner]))
             is_lost[rows[owner[torch.isfinite(plans.cost)]]] = False
         is_open |= is_sought & memory.has_last_hope(people, foreseen)
-        rows = (is_lost & ~is_open).nonzero().squeeze(1)
+        rows = is_lost.nonzero().squeeze(1)
         if len(rows):
             for plans, owner in self._drafted(people[rows], before[rows]):
                 found.append((plans, rows[owner]))
                 is_lost[rows[owner[torch.isfinite(plans.cost)]]] = False
-            rows = rows[is_lost[rows]]
+        rows = (is_lost & ~is_open).nonzero().squeeze(1)
         if len(rows):
             # It comes first, as it may have a proof.
             found.insert(0, (self._given_up(people[rows], before[rows], memory.effort), rows))
@@ -449,7 +452,8 @@ class Carma(Solver):
         is_number = torch.zeros_like(mask)
         is_number[:, self._columns] = True
         worlds = people[owner].after(Intervention(mask & ~is_number, values))
-        acts, found = (mask & is_number).any(dim=1), []
+        # Numbers that are only held where they are, for they cannot move, are no plan of their own.
+        acts, found = (mask & is_number & worlds.limits.can_move).any(dim=1), []
         for is_it, is_alone in ((acts, False), (~acts, True)):
             rows = is_it.nonzero().squeeze(1)
             if len(rows):
@@ -664,6 +668,7 @@ class Carma(Solver):
             torch.manual_seed(self.settings.training.seed)
             statistics, hidden = model.statistics_, self.settings.forecast_hidden
             forecast = Forecast(columns, statistics, u, float(self._policy.steepness), hidden)
+            retrieval = Retrieval(columns, statistics, self._policy.n_inputs)
         target = Target(self._follow, classifier, limits, 0.0)
         foreseen = ForecastTarget(classifier, limits, forecast)
         patterns = None
@@ -678,8 +683,10 @@ class Carma(Solver):
         doubt = (self._sureness, self._spreads)
         scale = torch.where(std > 0, std, 1.0)
         parts = (target, foreseen, cost, limits, *doubt, patterns, scale)
-        foresight = Foresight(recall, *parts)
-        return Memory(known, forecast, foresight, recall, self._policy.describe, self._has_wishes)
+        describe = self._policy.describe
+        foresight = Foresight(recall, retrieval, *parts)
+        around = (recall, retrieval, describe, self._has_wishes)
+        return Memory(known, forecast, foresight, *around)
 
     def state(self) -> State:
         """See ``Solver.state``."""

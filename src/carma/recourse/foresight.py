@@ -21,6 +21,7 @@ from carma.recourse.outcomes import Outcomes
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.precedents import Precedents
 from carma.recourse.recall import Recall
+from carma.recourse.retrieval import Retrieval, Tried
 from carma.recourse.rounding import Rounding
 from carma.recourse.target import People, Target
 
@@ -80,6 +81,7 @@ class Foresight:
 
     Args:
         recall: Plans of others.
+        retrieval: Tells which of them are worth a look.
         target: What to reach, by the classifier itself.
         forecast: The same beyond all margin, as it is foreseen.
         cost: What plans cost.
@@ -94,6 +96,7 @@ class Foresight:
     def __init__(
         self,
         recall: Recall,
+        retrieval: Retrieval,
         target: Target,
         forecast: ForecastTarget,
         cost: Cost,
@@ -103,7 +106,8 @@ class Foresight:
         patterns: tuple[PatternSearch, ...] | None,
         scale: Tensor,
     ) -> None:
-        self._recall, self._target, self._forecast = recall, target, forecast
+        self._recall, self._retrieval = recall, retrieval
+        self._target, self._forecast = target, forecast
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
         self._near = NEAR if patterns is None else NEAR_BLIND
@@ -142,10 +146,10 @@ class Foresight:
         n, starts = len(people), []
         walks, checks = self._patterns is None and times == 1, MEASURED * min(times, 2)
         found = Foreseen.none(people, self._doubt)
+        near = self._retrieval.best(seen, known, times * self._near)
         for rows in torch.split(torch.arange(n), max(1, AT_ONCE // (times * self._near))):
             some = people[rows]
-            near = known.near(seen[rows], times * self._near)
-            plans = self._recall.fitted(some, near, known)
+            plans, _ = self._recall.fitted(some, near[rows], known)
             outlook = self._forecast.outlook(some[plans.owner], plans.mask, plans.values)
             looks_sure = outlook[:, 1] >= SAFE * self._forecast.unit
             found.expect(rows, plans, outlook, looks_sure=looks_sure)
@@ -189,6 +193,26 @@ class Foresight:
                 break
             further = self._further(trials[rows], off[rows], people, found)
             trials = self._improved(further, people, turn + 1)
+
+    def tried(self, people: People, at: Tensor, known: Precedents) -> Tried:
+        """How plans of others suit people, on the forecast.
+
+        Args:
+            people: n of them, at home.
+            at: Positions of plans to try on each, shape ``(n, k)``, int64.
+            known: All plans.
+        """
+        parts = []
+        for rows in torch.split(torch.arange(len(people)), max(1, AT_ONCE // at.shape[1])):
+            some = people[rows]
+            plans, place = self._recall.fitted(some, at[rows], known)
+            beyond = self._forecast.outlook(some[plans.owner], plans.mask, plans.values)[:, 1]
+            is_sure = beyond >= SAFE * self._forecast.unit
+            costs = (self._promise(plans, beyond), plans.cost.where(is_sure, torch.inf))
+            table = torch.full((2, at[rows].numel()), torch.inf)
+            table[:, place] = torch.stack(costs).float()
+            parts.append(Tried(at[rows], *table.view(2, *at[rows].shape)))
+        return Tried.joined(parts)
 
     def outcomes(self, people: People, mask: Tensor, values: Tensor) -> Outcomes:
         """What plans bring, followed for real.
@@ -234,12 +258,8 @@ class Foresight:
         Returns:
             Owner, mask, values and aim of each start.
         """
-        people, owner = plans.people, plans.owner
-        n, nothing = len(people), torch.zeros_like(people.limits.may_act)
-        lacks = -self._forecast.described(people, nothing, people.x)[0].clamp(max=-SLACK)
-        share = (beyond / lacks[owner] + 1).clamp(min=SLACK, max=MOST_SHARE)
-        promise = plans.cost * share.pow(-self._cost.degree)
-        promise = torch.where(share < LEAST_SHARE, torch.inf, promise)
+        people, owner, n = plans.people, plans.owner, len(plans.people)
+        promise = self._promise(plans, beyond)
         as_is = torch.where(looks_sure, plans.cost, torch.inf)
         top = _joined(_cheapest(promise, owner, n, STARTS), _cheapest(as_is, owner, n, 1))
         every = people.limits.widest
@@ -249,6 +269,14 @@ class Foresight:
         mask = torch.cat([plans.mask[top], every[home]])[order]
         values = torch.cat([plans.values[top], people.x[home]])[order]
         return owner[order], mask, values, torch.full_like(values[:, 0], SLACK)
+
+    def _promise(self, plans: Candidates, beyond: Tensor) -> Tensor:
+        """What plans cost done as far as it takes; infinite where they do not lead there."""
+        people, nothing = plans.people, torch.zeros_like(plans.people.limits.may_act)
+        lacks = -self._forecast.described(people, nothing, people.x)[0].clamp(max=-SLACK)
+        share = (beyond / lacks[plans.owner] + 1).clamp(min=SLACK, max=MOST_SHARE)
+        promise = plans.cost * share.pow(-self._cost.degree)
+        return torch.where(share < LEAST_SHARE, torch.inf, promise)
 
     def _likely(self, plans: Candidates, outlook: Tensor, count: int) -> Starts:
         """Plans of others that are likely to be sure, the cheapest of each person, and safer ones.
@@ -442,14 +470,14 @@ def _bounded(off: Tensor) -> Tensor:
 
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without.
-AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 32, 112
+AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 12, 36
 # Walks of each person that start at one of these, besides that which looks sure as it is.
 STARTS = 1
 # Steps of these walks, and of those after a check; how many times the cost of another one's plan
 # walks may stand at after the first.
 STEPS, FEW_STEPS, HOPEFUL = 2, 1, 3.0
 # How much dearer plans are on steps and levels than between them where others are tried.
-COARSE = 1.15
+COARSE = 2.0
 # Checks of each person's plans at most; what past the margin is not worth another one, as a share
 # of the log-odds that people typically lack.
 TURNS, SPARE = 4, 0.03

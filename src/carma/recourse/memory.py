@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carma.progress import track
 from carma.recourse.findings import Findings
@@ -17,6 +17,7 @@ from carma.recourse.foresight import Foresight, Notes
 from carma.recourse.outcomes import Outcomes
 from carma.recourse.precedents import Precedents
 from carma.recourse.recall import Recall
+from carma.recourse.retrieval import Retrieval, Tried
 from carma.recourse.target import People
 from carma.state import prefixed, unprefixed
 from carma.training import TrainingSettings
@@ -32,6 +33,7 @@ class Memory:
         forecast: Of what plans bring.
         foresight: Finds plans on it.
         recall: Fits plans of others to new people.
+        retrieval: Tells which of them are worth a look.
         describe: What people are compared by, shape ``(n, inputs)``.
         has_wishes: Who may do less than others in their place, or finds it dearer, ``(n,)``, bool.
 
@@ -47,6 +49,7 @@ class Memory:
         forecast: Forecast,
         foresight: Foresight,
         recall: Recall,
+        retrieval: Retrieval,
         describe: Callable[[People], Tensor],
         has_wishes: Callable[[People], Tensor],
     ) -> None:
@@ -56,7 +59,8 @@ class Memory:
         self.most = torch.tensor(torch.inf, dtype=torch.float64)
         self.is_trusted = torch.tensor(False)
         self._forecast, self._foresight = forecast, foresight
-        self._recall, self._describe, self._has_wishes = recall, describe, has_wishes
+        self._recall, self._retrieval = recall, retrieval
+        self._describe, self._has_wishes = describe, has_wishes
 
     @property
     def effort(self) -> int:
@@ -116,23 +120,40 @@ class Memory:
             settings: Whose seed counts, and whose epochs at most.
             progress: See ``track``.
         """
+        forecasts, suits = (
+            replace(schedule, epochs=min(settings.epochs, schedule.epochs), seed=settings.seed)
+            for schedule in (FORECASTS, SUITS)
+        )
         with torch.no_grad():
             seen = self._describe(people)
-            outcomes = [self._varied(people, seen, draws, progress)]
-        settings = replace(SCHEDULE, epochs=min(settings.epochs, EPOCHS), seed=settings.seed)
-        self._forecast.learn(outcomes[0], settings, progress)
+            near = self.known.near(seen, NEAR)
+            outcomes = [self._varied(people, near, draws, progress)]
         folds = self._folds(found.is_sure)
-        for _ in range(TURNS):
+        for turn in range(1 + TURNS):
+            if turn:
+                with torch.no_grad():
+                    near = self._retrieval.best(seen, self.known, NEAR)
+                    outcomes.append(self._varied(people, near, draws, progress))
+                    outcomes += self._noted(people, seen, folds)
+            self._forecast.learn(Outcomes.joined(outcomes), forecasts, progress)
             with torch.no_grad():
-                for rows, known in folds:
-                    notes: Notes = []
-                    some = people[rows]
-                    self._foresight.best(some, seen[rows], known, notes=notes)
-                    owner, mask, values = (torch.cat(parts) for parts in zip(*notes, strict=True))
-                    outcomes.append(self._foresight.outcomes(some[owner], mask, values))
-            self._forecast.learn(Outcomes.joined(outcomes), settings, progress)
+                tried = self._tried(people, found.is_sure, draws, progress)
+            self._retrieval.learn(seen, self.known, tried, suits, progress)
         with torch.no_grad():
             self._examine(people, seen, folds, found)
+
+    def _noted(
+        self, people: People, seen: Tensor, folds: list[tuple[Tensor, Precedents]]
+    ) -> list[Outcomes]:
+        """What plans bring that people are led to."""
+        outcomes = []
+        for rows, known in folds:
+            notes: Notes = []
+            some = people[rows]
+            self._foresight.best(some, seen[rows], known, notes=notes)
+            owner, mask, values = (torch.cat(parts) for parts in zip(*notes, strict=True))
+            outcomes.append(self._foresight.outcomes(some[owner], mask, values))
+        return outcomes
 
     def _folds(self, is_sure: Tensor) -> list[tuple[Tensor, Precedents]]:
         """People by position, each time with plans of the others only: nobody knows their own."""
@@ -181,13 +202,28 @@ class Memory:
         is_dear = float(paid[both].sum()) > DEARER * float(found.cost[both].sum())
         self.is_trusted.fill_(bool(both.any()) and not is_dear)
 
+    def _tried(
+        self, people: People, is_sure: Tensor, draws: torch.Generator, progress: bool | None
+    ) -> Tried:
+        """How plans of others, drawn at random, suit each person; nobody's own counts."""
+        count = min(DRAWN, len(self.known))
+        own = torch.where(is_sure, is_sure.cumsum(0) - 1, -1)
+        rows, parts = torch.split(torch.arange(len(people)), PEOPLE), []
+        for at in track(rows, "carma: plans of others, tried", total=len(rows), show=progress):
+            drawn = torch.rand(len(at), len(self.known), generator=draws)
+            drawn.scatter_(1, own[at].clamp(min=0)[:, None], -1.0)
+            parts.append(self._foresight.tried(people[at], drawn.topk(count).indices, self.known))
+        tried = Tried.joined(parts)
+        is_own = tried.at == own[:, None]
+        costs = (torch.where(is_own, torch.inf, cost) for cost in (tried.promise, tried.price))
+        return Tried(tried.at, *costs)
+
     def _varied(
-        self, people: People, seen: Tensor, draws: torch.Generator, progress: bool | None
+        self, people: People, near: Tensor, draws: torch.Generator, progress: bool | None
     ) -> Outcomes:
-        """What comes of plans of those who are most alike, done by less or more."""
-        near, parts = self.known.near(seen, NEAR), []
-        rounds = range(TRIED)
-        for _ in track(rounds, "carma: plans of others, varied", total=TRIED, show=progress):
+        """What comes of some of these plans of others, done by less or more."""
+        rounds, parts = range(VARIED), []
+        for _ in track(rounds, "carma: plans of others, varied", total=VARIED, show=progress):
             which = torch.randint(near.shape[1], (len(near), 1), generator=draws)
             at = near.gather(1, which).squeeze(1)
             mask, values = self._recall.varied(people, at, self.known, draws)
@@ -198,15 +234,21 @@ class Memory:
         """Take what was learned before; see ``tensors``."""
         self.gates, self.most = tensors["gates"], tensors["most"]
         self.is_trusted = tensors["is_trusted"]
-        self._forecast.load_state_dict(unprefixed("forecast", tensors))
-        self._forecast.requires_grad_(False)
+        for name, network in self._networks.items():
+            network.load_state_dict(unprefixed(name, tensors))
+            network.requires_grad_(False)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is remembered, by name."""
         known = prefixed("precedents", self.known.as_tensors())
-        learned = prefixed("forecast", self._forecast.state_dict())
         own = {"gates": self.gates, "most": self.most, "is_trusted": self.is_trusted}
-        return known | learned | own
+        for name, network in self._networks.items():
+            own |= prefixed(name, network.state_dict())
+        return known | own
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"forecast": self._forecast, "retrieval": self._retrieval}
 
 
 @dataclass(frozen=True)
@@ -243,8 +285,11 @@ class _Step:
         return min(self.caution * worst, 0.0)
 
 
-# Plans of so many others who are most alike; how many of these are tried on each person to learn.
-NEAR, TRIED = 64, 30
+# Plans of so many others who are most alike, or that suit best; how many of these each person
+# follows for us to learn what that brings.
+NEAR, VARIED = 64, 20
+# Plans of others that are tried on each person to learn which of them suit, and people at once.
+DRAWN, PEOPLE = 512, 100
 # How many times as many plans of others are tried for those for whom none is sure.
 MORE = 3
 # What is done for those for whom no sure plan is foreseen: more plans of others are tried, plans
@@ -257,6 +302,11 @@ USUAL = 0.99
 DEARER = 1.02
 # Parts of the people, each of which is foreseen by plans of the others.
 FOLDS = 5
-# How often what this leads to is learned from; epochs of each round, and how it is done.
-TURNS, EPOCHS = 1, 30
-SCHEDULE = TrainingSettings(learning_rate=6e-3, weight_decay=1e-4, validation_fraction=0.05)
+# How often what this leads to is learned from, and how both networks learn.
+TURNS = 1
+FORECASTS = TrainingSettings(
+    epochs=30, learning_rate=6e-3, weight_decay=1e-4, validation_fraction=0.05
+)
+SUITS = TrainingSettings(
+    epochs=40, batch_size=128, learning_rate=6e-3, weight_decay=1e-2, validation_fraction=0.05
+)

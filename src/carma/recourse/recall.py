@@ -29,13 +29,16 @@ class Recall:
     def __init__(self, cost: Cost, limits: PlanLimits) -> None:
         self._cost, self._limits = cost, limits
 
-    def fitted(self, people: People, at: Tensor, known: Precedents) -> Candidates:
+    def fitted(self, people: People, at: Tensor, known: Precedents) -> tuple[Candidates, Tensor]:
         """Known plans as each person may follow them, but for those who may not.
 
         Args:
             people: n of them, at home.
             at: Positions of plans for each, shape ``(n, k)``.
             known: All plans.
+
+        Returns:
+            The plans, and the position of each in ``at``, flattened.
         """
         n, k = at.shape
         owner, at = torch.arange(n).repeat_interleave(k), at.flatten()
@@ -45,7 +48,8 @@ class Recall:
         may = self._limits.permits(some.x, Intervention(mask, values), some.limits)
         rows = (may & (mask & (values != some.x)).any(dim=1)).nonzero().squeeze(1)
         effort = torch.zeros(n, dtype=torch.long)
-        return Candidates(people, owner[rows], mask[rows], values[rows], price[rows], effort)
+        parts = (owner[rows], mask[rows], values[rows], price[rows])
+        return Candidates(people, *parts, effort), rows
 
     def varied(
         self, people: People, at: Tensor, known: Precedents, draws: torch.Generator

@@ -32,7 +32,13 @@ class Told(Doubt):
         self.n_alternatives = 12 if spread or rise else 0
         self._spread, self._rise = spread, rise
 
-    def of(self, people: People, mask: Tensor, values: Tensor) -> Uncertainty:
+    def of(
+        self,
+        people: People,
+        mask: Tensor,
+        values: Tensor,
+        reached: Tensor | None = None,  # noqa: ARG002
+    ) -> Uncertainty:
         moved = torch.where(mask, (values - people.x).abs(), 0.0).sum(dim=1)
         spread = self._spread + self._rise * moved
         return Uncertainty(torch.zeros_like(spread), spread, self.n_alternatives)

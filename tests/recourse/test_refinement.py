@@ -37,7 +37,13 @@ class Told(Doubt):
         self.n_alternatives = N_MODELS
         self._spread, self._rise, self._bias = spread, rise, bias
 
-    def of(self, people: People, mask: Tensor, values: Tensor) -> Uncertainty:
+    def of(
+        self,
+        people: People,
+        mask: Tensor,
+        values: Tensor,
+        reached: Tensor | None = None,  # noqa: ARG002
+    ) -> Uncertainty:
         moved = torch.where(mask, (values - people.x).abs(), 0.0).sum(dim=1)
         spread = self._spread + self._rise * moved
         return Uncertainty(torch.full_like(spread, self._bias), spread, N_MODELS)

@@ -20,7 +20,7 @@ __all__ = ["N_POOL", "Imputation"]
 # Rows of the model from which proposals are learned.
 N_POOL = 4096
 # Completed rows that are computed at a time.
-CHUNK = 200_000
+CHUNK = 32_000
 # Widens proposals, so that none is narrower than what it stands for.
 WIDER = 1.25
 # Standard deviation of a standard logistic variable, and the least one of a proposal, in those

@@ -19,6 +19,7 @@ from carma.models.base import CausalModel
 from carma.personal import personal_limits
 from carma.progress import track
 from carma.recourse.candidates import lowest
+from carma.recourse.care import Care
 from carma.recourse.doubt import Uncertainty
 from carma.recourse.menus import falls_short, menus_of
 from carma.recourse.plans import Plans
@@ -384,12 +385,9 @@ class Solver(ABC):
         n_plans: int,
         rivals: Rivals,  # noqa: ARG002
         *,
-        insists: bool,  # noqa: ARG002
+        care: Care,  # noqa: ARG002
     ) -> Proposal:
-        """Propose for people after moves, where only the cheapest of each person's plans counts.
-
-        With ``insists``, whatever it takes.
-        """
+        """Propose for people after moves, where only the cheapest of each person's plans counts."""
         return self._proposed(people, n_plans)
 
     def _outlook(self, people: People) -> tuple[Tensor, Tensor]:
@@ -436,7 +434,7 @@ class Solver(ABC):
         before: Tensor,
         n_plans: int,
         *,
-        insists: bool = False,
+        care: Care = Care.USUAL,
     ) -> list[tuple[Plans, Tensor]]:
         """Plans after some moves, those that the moves are alone first; whose each plan is."""
         whose = rivals.owner
@@ -459,7 +457,7 @@ class Solver(ABC):
         rest = (~(is_allowed & is_sure)).nonzero().squeeze(1)
         if len(rest):
             some = worlds[rest]
-            proposal = self._proposed_among(some, n_plans, rivals[rest], insists=insists)
+            proposal = self._proposed_among(some, n_plans, rivals[rest], care=care)
             plans = self._answered(some, proposal, before[whose[rest]])
             found.append((plans, whose[rest].repeat_interleave(len(plans.cost) // len(rest))))
         return found

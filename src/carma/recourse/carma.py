@@ -17,6 +17,7 @@ from carma.progress import track
 from carma.recourse.apprenticeship import Apprenticeship
 from carma.recourse.base import EVEN, NEARLY, Solver, in_order, lacking
 from carma.recourse.candidates import lowest
+from carma.recourse.care import Care
 from carma.recourse.carma_settings import CarmaSettings
 from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
@@ -386,7 +387,8 @@ class Carma(Solver):
             is_lost[owner[torch.isfinite(plans.cost)]] = False
         # What is told in decimals may fail the checks.
         is_open = is_lost & (foreseen.validity >= EVEN)
-        if n_plans > 1 or not memory.is_trusted:
+        is_all = n_plans > 1 or not memory.is_trusted
+        if is_all:
             is_open[:] = True
         # Moves that more likely fail than hold are no plan, but there may be one.
         is_broken = is_lost & torch.isfinite(foreseen.cost)
@@ -394,8 +396,9 @@ class Carma(Solver):
         rows = is_sought.nonzero().squeeze(1)
         if len(rows):
             some = people[rows], before[rows]
-            plans, owner = self._found(*some, n_plans)
-            if n_plans > 1 or not memory.is_trusted:
+            care = Care.USUAL if is_all else Care.LITTLE
+            plans, owner = self._found(*some, n_plans, care)
+            if is_all:
                 plans, owner = self._insisted(*some, plans, owner, n_plans)
             found.append((plans, rows[owner]))
             is_lost[rows[owner[torch.isfinite(plans.cost)]]] = False
@@ -465,14 +468,17 @@ class Carma(Solver):
                 found.append((plans, owner[rows]))
         return found
 
-    def _found(self, people: People, before: Tensor, n_plans: int) -> tuple[Plans, Tensor]:
+    def _found(
+        self, people: People, before: Tensor, n_plans: int, care: Care = Care.USUAL
+    ) -> tuple[Plans, Tensor]:
         """Plans that start from the places to which the compass points."""
         if self._compass is None:
             return super()._found(people, before, n_plans)
         # Plans of a menu differ in what they start with, too.
         count = LIKELY if n_plans == 1 else LIKELIER * n_plans
         some, whose = self._likely(self._compass, people, count)
-        return in_order(self._raced(some, whose, self._surplus(some), before, n_plans))
+        surplus = self._surplus(some)
+        return in_order(self._raced(some, whose, surplus, before, n_plans, care=care))
 
     def _insisted(
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int
@@ -492,7 +498,7 @@ class Carma(Solver):
             some, whose = self._likely(self._compass, people[lost], LIKELIER)
             whose, surplus = lost[whose], self._surplus(some)
         if len(some):
-            found = self._raced(some, whose, surplus, before, n_plans, insists=True)
+            found = self._raced(some, whose, surplus, before, n_plans, care=Care.MUCH)
             plans, owner = in_order([(plans, owner), *found])
         lost = lacking(plans.has_plan, owner, len(people))
         return in_order([(plans, owner), *self._returned(people, before, lost)])
@@ -510,7 +516,7 @@ class Carma(Solver):
             there = some.cloned()
             drafts = Drafts(there.limits.widest[:, None], place[rows][:, None].clone())
             margin = torch.zeros_like(drafts.values[..., 0])
-            found = self._refinement.best(there, drafts, margin, 1, insists=True)
+            found = self._refinement.best(there, drafts, margin, 1, care=Care.MUCH)
             proposal = self._told(found, len(there), self._refinement.effort(1, 1))
             return [(self._answered(some, proposal, before[whose]), whose)]
 
@@ -522,7 +528,7 @@ class Carma(Solver):
         before: Tensor,
         n_plans: int,
         *,
-        insists: bool = False,
+        care: Care = Care.USUAL,
     ) -> list[tuple[Plans, Tensor]]:
         """Plans of people after some moves, of which the cheapest counts; see ``_followed``."""
         price = torch.zeros_like(surplus)
@@ -530,7 +536,7 @@ class Carma(Solver):
             price = self.cost.of(worlds.x, worlds.given, worlds.weights)
         none_yet = torch.full_like(before, torch.inf).to(price.dtype)
         rivals = Rivals(whose, price, none_yet)
-        return self._followed(worlds, surplus, rivals, before, n_plans, insists=insists)
+        return self._followed(worlds, surplus, rivals, before, n_plans, care=care)
 
     def _likely(self, compass: Compass, people: People, count: int) -> tuple[People, Tensor]:
         """People at the places to which the compass points; who each one is."""
@@ -541,9 +547,9 @@ class Carma(Solver):
         return self._refined(people, n_plans, None)
 
     def _proposed_among(
-        self, people: People, n_plans: int, rivals: Rivals, *, insists: bool
+        self, people: People, n_plans: int, rivals: Rivals, *, care: Care
     ) -> Proposal:
-        return self._refined(people, n_plans, rivals, insists=insists)
+        return self._refined(people, n_plans, rivals, care=care)
 
     def _outlook(self, people: People) -> tuple[Tensor, Tensor]:
         surplus, reach, _ = self._looked(people)
@@ -572,7 +578,7 @@ class Carma(Solver):
         return surplus, reach, place
 
     def _refined(
-        self, people: People, n_plans: int, rivals: Rivals | None, *, insists: bool = False
+        self, people: People, n_plans: int, rivals: Rivals | None, *, care: Care = Care.USUAL
     ) -> Proposal:
         settings = self.settings
         if settings.candidates == 1 and not settings.refine_steps and n_plans == 1:
@@ -584,7 +590,7 @@ class Carma(Solver):
             # More plans than there are sets of features cannot be told apart.
             n_plans = min(n_plans, n_subsets(len(self._columns)))
             drafts, margin = self._policy.drafts_and_margins(people, count)
-            plans = self._refinement.best(people, drafts, margin, n_plans, rivals, insists=insists)
+            plans = self._refinement.best(people, drafts, margin, n_plans, rivals, care=care)
             return self._told(plans, len(people), self._refinement.effort(count, n_plans))
 
     def _told(self, plans: Refined, n: int, effort: int) -> Proposal:
@@ -668,7 +674,9 @@ class Carma(Solver):
             torch.manual_seed(self.settings.training.seed)
             statistics, hidden = model.statistics_, self.settings.forecast_hidden
             forecast = Forecast(columns, statistics, u, float(self._policy.steepness), hidden)
-            retrieval = Retrieval(columns, statistics, self._policy.n_inputs)
+            retrieval = None
+            if classifier.has_slope:
+                retrieval = Retrieval(columns, statistics, self._policy.n_inputs)
         target = Target(self._follow, classifier, limits, 0.0)
         foreseen = ForecastTarget(classifier, limits, forecast)
         patterns = None

@@ -10,7 +10,7 @@ from scipy import special
 from torch import Tensor
 
 from carma.classifiers.base import Classifier
-from carma.constraints import joined_or_none
+from carma.constraints import joined_or_none, taking
 from carma.interventions import Intervention
 from carma.models.base import CausalModel
 from carma.recourse.target import People
@@ -126,20 +126,24 @@ class Doubt:
         )
         self.is_cheap = causal_model.is_point_identified
 
-    def of(self, people: People, mask: Tensor, values: Tensor) -> Uncertainty:
+    def of(
+        self, people: People, mask: Tensor, values: Tensor, reached: Tensor | None = None
+    ) -> Uncertainty:
         """Compare the log-odds past the decision that plans bring under all models.
 
         Args:
             people: n rows.
             mask: Columns set, shape ``(n, d)``.
             values: Shape ``(n, d)``.
+            reached: Rows that plans lead to under the causal model itself, shape ``(n, d)``, where
+                they are known already.
         """
         n, others = len(people), self.n_alternatives
         if not others or not n:
             return self.nothing(n)
         do = people.do(mask, values)
         if self._model.is_point_identified:
-            own, ahead = self._ahead(people, do)
+            own, ahead = self._ahead(people, do, reached)
             # What all agree on to rounding is not in doubt.
             is_same = ((ahead - own).abs() <= ROUNDING * (1 + own.abs())).all(dim=0)
             bias, spread = (torch.where(is_same, 0.0, t) for t in _moments(own, ahead))
@@ -150,7 +154,8 @@ class Doubt:
         # Nothing is drawn where nothing follows; and draws that agree by chance leave a doubt.
         rows = self._moved(do.mask).any(dim=1).nonzero().squeeze(1)
         if len(rows):
-            own, ahead = self._ahead(people[rows], do.each(lambda t: t[rows]))
+            known = None if reached is None else reached[rows]
+            own, ahead = self._ahead(people[rows], do.each(taking(rows)), known)
             is_near = (ahead - own).abs() <= ROUNDING * (1 + own.abs())
             off = torch.where(is_near, 0.0, ahead - own).nan_to_num(-torch.inf, torch.inf)
             draws[rows] = off.sort(dim=0).values.T
@@ -167,16 +172,18 @@ class Doubt:
             draws = torch.zeros(n, self.n_alternatives, dtype=torch.float64)
         return Uncertainty(bias, spread, self.n_alternatives, draws)
 
-    def _ahead(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
+    def _ahead(
+        self, people: People, do: Intervention, reached: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Log-odds past the decision under the model, ``(n,)``, and all others, ``(others, n)``."""
         # Counterfactuals of all at once would leave the processor's cache between two steps; and
         # what moves for one of a batch is computed for all of them.
         order = self._alike(do.mask)
         parts = torch.split(order, max(1, TOGETHER // self.n_alternatives))
-        found = [
-            self._ahead_of(people[rows], Intervention(do.mask[rows], do.values[rows]))
-            for rows in parts
-        ]
+        found = []
+        for rows in parts:
+            some, known = people[rows], None if reached is None else reached[rows]
+            found.append(self._ahead_of(some, do.each(taking(rows)), known))
         own, others = zip(*found, strict=True)
         back = order.argsort()
         return torch.cat(own)[back], torch.cat(others, dim=1)[:, back]
@@ -191,9 +198,12 @@ class Doubt:
         """What follows from what is set, shape ``(n, d)``, bool."""
         return ((mask.double() @ self._model.encoding.reach_weights) > 0) & ~mask
 
-    def _ahead_of(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
+    def _ahead_of(
+        self, people: People, do: Intervention, expected: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """``_ahead`` of a few people."""
-        expected = self._model.counterfactual(people.x, do, people.u)
+        if expected is None:
+            expected = self._model.counterfactual(people.x, do, people.u)
         reached = self._model.alternatives(people.x, do)
         if self._classifier.takes_gaps and people.gaps is not None:
             parts = (expected, *reached.unbind(0))

@@ -16,7 +16,6 @@ from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt, Uncertainty
 from carma.recourse.forecast import ForecastTarget
 from carma.recourse.foreseen import Foreseen
-from carma.recourse.neighbours import RAY
 from carma.recourse.outcomes import Outcomes
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.precedents import Precedents
@@ -81,7 +80,7 @@ class Foresight:
 
     Args:
         recall: Plans of others.
-        retrieval: Tells which of them are worth a look.
+        retrieval: Tells which of them are worth a look; ``None`` for those of people who are alike.
         target: What to reach, by the classifier itself.
         forecast: The same beyond all margin, as it is foreseen.
         cost: What plans cost.
@@ -96,7 +95,7 @@ class Foresight:
     def __init__(
         self,
         recall: Recall,
-        retrieval: Retrieval,
+        retrieval: Retrieval | None,
         target: Target,
         forecast: ForecastTarget,
         cost: Cost,
@@ -146,7 +145,7 @@ class Foresight:
         n, starts = len(people), []
         walks, checks = self._patterns is None and times == 1, MEASURED * min(times, 2)
         found = Foreseen.none(people, self._doubt)
-        near = self._retrieval.best(seen, known, times * self._near)
+        near = self.near(seen, known, times * self._near)
         for rows in torch.split(torch.arange(n), max(1, AT_ONCE // (times * self._near))):
             some = people[rows]
             plans, _ = self._recall.fitted(some, near[rows], known)
@@ -188,11 +187,26 @@ class Foresight:
             own = (*trials.whole, trials.cost)
             found.take(trials.owner, own, ahead, margin, uncertainty)
             beyond = ahead - margin
-            rows = ((beyond < 0) | (beyond > self._spare)).nonzero().squeeze(1)
+            is_off = (beyond < 0) | (beyond > self._spare)
+            if turn + 1 >= FAILURES:
+                is_off &= found.is_sure[trials.owner]
+            rows = is_off.nonzero().squeeze(1)
             if turn + 1 == TURNS or not len(rows):
                 break
             further = self._further(trials[rows], off[rows], people, found)
             trials = self._improved(further, people, turn + 1)
+
+    def near(self, seen: Tensor, known: Precedents, count: int) -> Tensor:
+        """Positions of the plans of others that are looked at, shape ``(n, count)``.
+
+        Args:
+            seen: See ``best``.
+            known: See ``best``.
+            count: Plans of each person; fewer where not so many are known.
+        """
+        if self._retrieval is None:
+            return known.near(seen, count)
+        return self._retrieval.best(seen, known, count)
 
     def tried(self, people: People, at: Tensor, known: Precedents) -> Tried:
         """How plans of others suit people, on the forecast.
@@ -234,8 +248,9 @@ class Foresight:
         self, people: People, mask: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Uncertainty]:
         """How far past the decision plans really lead, and the margin that each needs."""
-        ahead = self._target.surplus(replace(people, aim=None), mask, values)
-        uncertainty = self._doubt.of(people, mask, values)
+        bare = replace(people, aim=None)
+        ahead, reached = self._target.surplus_and_rows(bare, mask, values)
+        uncertainty = self._doubt.of(people, mask, values, reached)
         return ahead, uncertainty.margin(self._quantile), uncertainty
 
     def _checked(self, trials: _Trials) -> tuple[Tensor, Tensor, Tensor, Uncertainty]:
@@ -325,6 +340,9 @@ class Foresight:
         shown = torch.full_like(best.outlook, -torch.inf)
         for turn in range(checks + OTHERWISE):
             rank = torch.where(beyond >= worst[owner], cost, FAR - beyond)
+            if turn == MEASURED:
+                # Whose plans have all failed so far, hardly ever has one that does not.
+                is_open &= best.is_sure[owner] | ~torch.isfinite(best.cost[owner])
             if turn >= checks:
                 is_open &= ~torch.isfinite(best.cost[owner])
                 rank = -hoped
@@ -371,7 +389,7 @@ class Foresight:
                 rows = (stands_at <= HOPEFUL * best[owner]).nonzero().squeeze(1)
                 walks, owner, spent = walks.of(rows), owner[rows], spent[rows]
             walks.step()
-        walks.settle(RAY)
+        walks.settle(PUSHES)
         if notes is not None:
             price = walks.cost
             every = _Trials(owner, walks.people, spent, walks.mask, _reached(walks), price)
@@ -409,7 +427,7 @@ class Foresight:
             walks = self._walks(trials)
             for _ in range(FEW_STEPS):
                 walks.step()
-            walks.settle(RAY)
+            walks.settle(PUSHES)
             self._tell(walks)
             values = _reached(walks)
             price = self._cost(walks.people.x, walks.mask, values, walks.people.weights)
@@ -470,7 +488,7 @@ def _bounded(off: Tensor) -> Tensor:
 
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without.
-AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 12, 36
+AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 12, 112
 # Walks of each person that start at one of these, besides that which looks sure as it is.
 STARTS = 1
 # Steps of these walks, and of those after a check; how many times the cost of another one's plan
@@ -478,9 +496,11 @@ STARTS = 1
 STEPS, FEW_STEPS, HOPEFUL = 2, 1, 3.0
 # How much dearer plans are on steps and levels than between them where others are tried.
 COARSE = 2.0
-# Checks of each person's plans at most; what past the margin is not worth another one, as a share
-# of the log-odds that people typically lack.
-TURNS, SPARE = 4, 0.03
+# How much longer plans are made that stop a hair before their aim.
+PUSHES = (1e-5, 3e-3, 0.1)
+# Checks of each person's plans at most, and where none of them shows one to be sure; what past
+# the margin is not worth another one, as a share of the log-odds that people typically lack.
+TURNS, FAILURES, SPARE = 4, 2, 0.03
 # Plans of others that are checked for each person before one is improved; more for those who have
 # no plan at all.
 MEASURED, OTHERWISE = 5, 2

@@ -11,6 +11,7 @@ from carma.constraints import PlanLimits
 from carma.costs import Cost
 from carma.recourse.branching import Branching
 from carma.recourse.candidates import Candidates, Found, lowest
+from carma.recourse.care import Care
 from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt
 from carma.recourse.neighbours import Neighbours
@@ -86,7 +87,7 @@ class Grounding:
         n_plans: int,
         rivals: Rivals | None = None,
         *,
-        insists: bool = False,
+        care: Care = Care.USUAL,
     ) -> Refined:
         """See ``Refinement.best``."""
         n = len(people)
@@ -98,7 +99,7 @@ class Grounding:
             # A menu starts with nothing dearer than what is found for one plan.
             few = slice(None), slice(self._likely)
             some = Drafts(drafts.masks[few], drafts.values[few])
-            one = self.best(people, some, margin[few], 1, rivals, insists=insists)
+            one = self.best(people, some, margin[few], 1, rivals, care=care)
             return every.with_further(one, owner).sure_ones(each + 1)
         is_alone = rivals is None
         rivals = rivals or Rivals.none(n, plans.cost)
@@ -108,7 +109,7 @@ class Grounding:
         def leading(some: _Plans, rows: Tensor, count: int) -> Tensor:
             return lowest(spent[rows] + some.rank, group[rows], rivals.count, count)
 
-        times = MORE if insists else 1
+        times = MORE if care is Care.MUCH else 1
         top = leading(plans[rows], rows, times * HOPEFUL)
         rows = rows[top]
         plans = self._on_ray(plans[rows], RAYS)

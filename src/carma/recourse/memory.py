@@ -33,7 +33,7 @@ class Memory:
         forecast: Of what plans bring.
         foresight: Finds plans on it.
         recall: Fits plans of others to new people.
-        retrieval: Tells which of them are worth a look.
+        retrieval: Tells which of them are worth a look; ``None`` for those of people who are alike.
         describe: What people are compared by, shape ``(n, inputs)``.
         has_wishes: Who may do less than others in their place, or finds it dearer, ``(n,)``, bool.
 
@@ -49,7 +49,7 @@ class Memory:
         forecast: Forecast,
         foresight: Foresight,
         recall: Recall,
-        retrieval: Retrieval,
+        retrieval: Retrieval | None,
         describe: Callable[[People], Tensor],
         has_wishes: Callable[[People], Tensor],
     ) -> None:
@@ -132,13 +132,14 @@ class Memory:
         for turn in range(1 + TURNS):
             if turn:
                 with torch.no_grad():
-                    near = self._retrieval.best(seen, self.known, NEAR)
+                    near = self._foresight.near(seen, self.known, NEAR)
                     outcomes.append(self._varied(people, near, draws, progress))
                     outcomes += self._noted(people, seen, folds)
             self._forecast.learn(Outcomes.joined(outcomes), forecasts, progress)
-            with torch.no_grad():
-                tried = self._tried(people, found.is_sure, draws, progress)
-            self._retrieval.learn(seen, self.known, tried, suits, progress)
+            if self._retrieval is not None:
+                with torch.no_grad():
+                    tried = self._tried(people, found.is_sure, draws, progress)
+                self._retrieval.learn(seen, self.known, tried, suits, progress)
         with torch.no_grad():
             self._examine(people, seen, folds, found)
 
@@ -248,7 +249,8 @@ class Memory:
 
     @property
     def _networks(self) -> dict[str, nn.Module]:
-        return {"forecast": self._forecast, "retrieval": self._retrieval}
+        networks: dict[str, nn.Module] = {"forecast": self._forecast}
+        return networks if self._retrieval is None else networks | {"retrieval": self._retrieval}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from carma.constraints import PlanLimits
 from carma.costs import Cost
 from carma.recourse.branching import Branching
 from carma.recourse.candidates import Candidates, Found, lowest
+from carma.recourse.care import Care
 from carma.recourse.descent import Descent
 from carma.recourse.doubt import Doubt
 from carma.recourse.neighbours import RAY, Neighbours
@@ -71,7 +72,7 @@ class Refinement:
         n_plans: int,
         rivals: Rivals | None = None,
         *,
-        insists: bool = False,
+        care: Care = Care.USUAL,
     ) -> Refined:
         """The cheapest plan of each person, or all of them where several are wanted.
 
@@ -82,7 +83,8 @@ class Refinement:
             n_plans: Plans wanted of each person.
             rivals: Which of them are one person after other moves, of whom the cheapest plan is
                 wanted; the others then may get none.
-            insists: Whether to follow more walks, and to lengthen plans until they are sure.
+            care: With much, more walks are followed, and plans lengthened until they are sure; with
+                little, fewer steps are taken, and plans are left as these find them.
 
         Returns:
             One plan a person; where several are wanted, m and one more, and another one if steps
@@ -91,8 +93,9 @@ class Refinement:
         n = len(people)
         alone = Rivals.none(n, people.x)
         # With effort for people without a sure plan, no walk is given up: all of theirs were poor.
-        hopes = HOPEFUL if n_plans == 1 and not insists else {}
-        walks, owner = self._walked(people, drafts, margin, hopes, rivals or alone)
+        hopes = HOPEFUL if n_plans == 1 and care < Care.MUCH else {}
+        steps = min(self._steps, LEAST_STEPS) if care is Care.LITTLE else self._steps
+        walks, owner = self._walked(people, drafts, margin, hopes, rivals or alone, steps)
         if n_plans > 1:
             self._tell(walks)
             every = self._secured(self._polished(walks))
@@ -100,11 +103,11 @@ class Refinement:
             # A menu starts with nothing dearer than what is found for one plan.
             few = slice(None), slice(self._likely)
             some = Drafts(drafts.masks[few], drafts.values[few])
-            one = self.best(people, some, margin[few], 1, rivals, insists=insists)
+            one = self.best(people, some, margin[few], 1, rivals, care=care)
             return every.with_further(one, owner).sure_ones(1 + len(owner) // max(1, n))
         rivals = rivals or alone
-        plans = self._followed(people, walks, owner, rivals, insists=insists)
-        if self._steps:
+        plans = self._followed(people, walks, owner, rivals, care=care)
+        if self._steps and care > Care.LITTLE:
             plans = self._bettered(people, plans, rivals)
         # Moves besides may cost far more than a longer plan; what is sure may cost less already.
         least = rivals.worth(plans.worth)[rivals.owner]
@@ -113,7 +116,7 @@ class Refinement:
         return plans.or_better(self._lengthened(people[rows], plans[rows]), rows)
 
     def _followed(
-        self, people: People, walks: Descent, owner: Tensor, rivals: Rivals, *, insists: bool
+        self, people: People, walks: Descent, owner: Tensor, rivals: Rivals, *, care: Care
     ) -> Refined:
         """The most promising walks of each person, followed to the end; see ``best``.
 
@@ -122,16 +125,16 @@ class Refinement:
             walks: Of these people.
             owner: Whose each walk is.
             rivals: See ``best``.
-            insists: See ``best``.
+            care: See ``best``.
         """
         rank = rivals.spent[owner] + walks.promise
         rank = torch.where(rank < rivals.least[rivals.owner[owner]], rank, torch.inf)
-        at_first = MORE if insists else AT_FIRST if self._limits.has_grid else 1
+        at_first = MORE if care is Care.MUCH else AT_FIRST if self._limits.has_grid else 1
         top = lowest(rank, rivals.owner[owner], rivals.count, at_first)
         top = top[torch.isfinite(rank[top])]
         told, whose = walks.of(top), owner[top]
         self._tell(told)
-        if insists:
+        if care is Care.MUCH:
             told = self._repaired(told)
         first = self._cheapest(told, whose, rivals)
         plans = Refined.none(people, self._doubt)
@@ -234,6 +237,7 @@ class Refinement:
         margin: Tensor,
         hopes: Mapping[int, float],
         rivals: Rivals,
+        steps: int,
     ) -> tuple[Descent, Tensor]:
         """Walks that have come to their aim, and whose each one is; see ``best``.
 
@@ -244,6 +248,7 @@ class Refinement:
             hopes: After which steps to give walks up that stand at so many times the cost of
                 another one's plan.
             rivals: See ``best``.
+            steps: Of each walk.
         """
         mask, start = drafts.masks, drafts.values
         if self._steps:
@@ -263,14 +268,14 @@ class Refinement:
         mask, start = mask.flatten(0, 1), start.flatten(0, 1)
         walks = self._from(people.repeated(m), mask, start, margin.flatten())
         owner = torch.arange(n).repeat_interleave(m)
-        for turn in range(self._steps):
+        for turn in range(steps):
             if turn in hopes:
                 best = rivals[owner].worth(walks.best_cost)[rivals.owner[owner]]
                 stands_at = rivals.spent[owner] + torch.minimum(walks.cost, walks.best_cost)
                 rows = (stands_at <= hopes[turn] * best).nonzero().squeeze(1)
                 walks, owner = walks.of(rows), owner[rows]
             is_looked_at = self._doubt.n_alternatives and self._doubt.is_cheap
-            if turn == self._steps // 2 and is_looked_at:
+            if turn == steps // 2 and is_looked_at:
                 # So far with the margin that was foreseen, from here with the one measured.
                 measured = self._doubt.of(walks.people, walks.mask, walks.values)
                 walks.aim_at(self._aim(measured.margin(self._quantile)))
@@ -427,8 +432,8 @@ class Refinement:
 
     def _measured(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Whether plans are sure enough, and how sure they are; -1 where they do not work."""
-        ahead = self._target.surplus(people, mask, values)
-        uncertainty = self._doubt.of(people, mask, values)
+        ahead, reached = self._target.surplus_and_rows(people, mask, values)
+        uncertainty = self._doubt.of(people, mask, values, reached)
         validity = torch.where(ahead >= 0, uncertainty.validity(ahead), -1.0)
         return (ahead >= 0) & (ahead >= uncertainty.margin(self._quantile)), validity
 
@@ -469,6 +474,8 @@ class Refinement:
         return self._at(walks.people, self._branching.improved(walks.people, found))
 
 
+# Steps of walks with little care.
+LEAST_STEPS = 2
 # Walks that stand, after so many steps, at so many times the cost of a plan that another one found
 # are given up.
 HOPEFUL = {1: 3.0, 2: 1.5}

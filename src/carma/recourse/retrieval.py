@@ -172,7 +172,7 @@ WAYS = (("promise", 0.1), ("price", 0.1), ("price", 1.0))
 # Numbers of each vector and way; hidden width.
 WIDTH, HIDDEN = 16, 128
 # People who are compared at once; differences of log-odds that go unnoticed.
-AT_ONCE, GRAIN = 1024, 1e-3
+AT_ONCE, GRAIN = 256, 1e-3
 # Spreads beyond which values look the same.
 FAR = 8.0
 TINY = 1e-6

@@ -167,12 +167,27 @@ class Target:
         Where something that follows would leave its declared bounds, how far it leaves them
         (as a share of their width, negative) if that is less. Never NaN.
         """
-        if len(people) <= AT_ONCE or values.requires_grad:
+        if values.requires_grad:
+            return self._surplus(people, mask, values)[0]
+        return self.surplus_and_rows(people, mask, values)[0]
+
+    def surplus_and_rows(
+        self, people: People, mask: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The surplus, ``(n,)``, and the rows that plans lead to, ``(n, d)``.
+
+        Args:
+            people: n rows.
+            mask: Columns set, shape ``(n, d)``, bool.
+            values: Same shape.
+        """
+        if len(people) <= AT_ONCE:
             return self._surplus(people, mask, values)
         parts = [self._surplus(people[at], mask[at], values[at]) for at in _parts(len(people))]
-        return torch.cat(parts)
+        surplus, rows = zip(*parts, strict=True)
+        return torch.cat(surplus), torch.cat(rows)
 
-    def _surplus(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
+    def _surplus(self, people: People, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         reached, ahead = self._reached_by(people, people.do(mask, values))
         if people.aim is not None:
             ahead = ahead - people.aim
@@ -184,8 +199,8 @@ class Target:
             if reached.requires_grad:
                 room = self._limits.room(people.x, reached)
             ahead = torch.where(is_outside, torch.minimum(ahead, room), ahead)
-        is_real = are_finite(reached)
-        return torch.where(is_real, ahead, -torch.inf).nan_to_num(-torch.inf, neginf=-torch.inf)
+        ahead = torch.where(are_finite(reached), ahead, -torch.inf)
+        return ahead.nan_to_num(-torch.inf, neginf=-torch.inf), reached
 
     def _reached_by(self, people: People, do: Intervention) -> tuple[Tensor, Tensor]:
         """What follows from what is set, ``(n, d)``, and how far past the decision, ``(n,)``."""

@@ -495,7 +495,7 @@ STARTS = 1
 # walks may stand at after the first.
 STEPS, FEW_STEPS, HOPEFUL = 2, 1, 3.0
 # How much dearer plans are on steps and levels than between them where others are tried.
-COARSE = 2.0
+COARSE = 1.5
 # How much longer plans are made that stop a hair before their aim.
 PUSHES = (1e-5, 3e-3, 0.1)
 # Checks of each person's plans at most, and where none of them shows one to be sure; what past

@@ -33,6 +33,7 @@ from carma import (
     Status,
     StructuralCausalModel,
     TrainingSettings,
+    additive,
     fit_classifier,
 )
 from carma import linear as linear_equation
@@ -48,6 +49,7 @@ from carma.errors import (
     TableError,
     TrainingError,
 )
+from carma.recourse.foreseen import Foreseen
 from carma.recourse.plans import Plans
 from carma.recourse.target import People
 
@@ -521,3 +523,32 @@ def test_compiling_is_left_to_torch(
         solver = Carma(chain.scm, chain_classifier, settings=settings)
         solver.fit(chain.encoded("recourse"), progress=False)
         assert len(compiled) == int(compiles)
+
+
+def test_a_move_that_holds_besides_what_cannot_move_is_a_plan() -> None:
+    features = (
+        Feature("course", "binary", role="actionable", moves=((0, 1),)),
+        Feature("hours", bounds=(0.0, 10.0), role="actionable", direction="up"),
+        Feature("income"),
+    )
+    names = tuple(feature.name for feature in features)
+    schema = Schema(features, CausalGraph.from_parents({"income": names[:2]}, names))
+    one = Normal(0.0, 1.0)
+    equations = {name: additive(lambda _: 0.0, one) for name in names[:2]}
+    equations["income"] = additive(lambda p: p["course"] + p["hours"], one)
+    model = StructuralCausalModel(schema, equations)
+    model.fit(pd.DataFrame({"course": [0, 1, 0], "hours": [1.0, 2.0, 4.0], "income": [2.0, 3, 4]}))
+    inputs = [Input(i) for i in range(3)]
+    weights, bias = [torch.tensor([[3.0, 0.0, 1.0]])], [torch.tensor([-11.0])]
+    carma = Carma(model, NetworkClassifier(schema, inputs, weights, bias))
+    # Nobody works for more than ten hours.
+    x = torch.tensor([[0.0, 10.0, 9.0]], dtype=torch.float64)
+    people = People(x, model.abduct(x), carma._around(x))
+    assert not people.limits.can_move[0, 1]
+    foreseen = Foreseen.none(people, carma._sureness)
+    foreseen.mask[0, :2], foreseen.values[0, 0], foreseen.cost[0] = True, 1.0, 1.0
+    before = carma.classifier.probability(x)
+    ((plans, owner),) = carma._told_of(people, foreseen, before, 1)
+    assert owner.tolist() == [0]
+    assert plans.has_plan.all()
+    assert plans.values[0, :2].tolist() == [1.0, 10.0]

@@ -211,6 +211,17 @@ def test_many_people_are_compared_in_parts(
     torch.testing.assert_close(parts.spread, whole.spread)
 
 
+def test_rows_that_are_known_already_are_not_computed_again(
+    chain: Benchmark, shifted: Shifted, linear: LinearClassifier
+) -> None:
+    doubt = Doubt(shifted, linear(chain.schema, [0.3, 1.0, 0.5, 3.0], -0.25))
+    people, mask, values = plans(chain, shifted)
+    reached = shifted.counterfactual(people.x, people.do(mask, values), people.u)
+    known, alone = doubt.of(people, mask, values, reached), doubt.of(people, mask, values)
+    assert torch.equal(known.bias, alone.bias)
+    assert torch.equal(known.spread, alone.spread)
+
+
 def test_what_all_models_share_is_not_in_doubt(
     chain: Benchmark, shifted: Shifted, linear: LinearClassifier
 ) -> None:

@@ -25,7 +25,7 @@ class CarmaSettings:
             the data leave open about them: it decides how far past the threshold each plan goes.
         lessons: Rejected people at most whose best plans are learned from; each one twice, as
             they are and with random wishes.
-        precedents: Finished plans at most that are kept, and tried on people who are alike, where
+        precedents: Finished plans at most that are kept, and tried on other people, where
             slopes mislead (discrete effects, classifiers without slopes); at most half as many as
             ``lessons``. With them, standardised rows of their people become part of the state.
         mask_hidden: Hidden widths of the mask network, and of the margin network.

@@ -71,12 +71,13 @@ class _Trials:
 class Foresight:
     """Finds plans on a forecast, in steps that cost next to nothing, and checks them for real.
 
-    Plans that worked for people who are alike are where it starts. With slopes, walks go from the
-    most promising of them, and from where the person stands, to the cheapest plan that is thought
-    to hold, and on to steps and levels. Without, the cheapest that are thought to hold are checked
-    one after the other, and the best is improved by trials. Whatever is found is then followed
-    under the causal model and its alternatives; what the forecast got wrong about it is added to
-    the aim, and the plan moved a little further, or less far, a few times.
+    Plans that worked for others are where it starts: those that two networks pick, or without
+    slopes those of people who are alike. With slopes, walks go from the most promising of them,
+    and from where the person stands, to the cheapest plan that is thought to hold, and on to steps
+    and levels. Without, the cheapest that are thought to hold are checked one after the other, and
+    the best is improved by trials. Whatever is found is then followed under the causal model and
+    its alternatives; what the forecast got wrong about it is added to the aim, and the plan moved
+    a little further, or less far, a few times.
 
     Args:
         recall: Plans of others.

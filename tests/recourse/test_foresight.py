@@ -212,6 +212,23 @@ def test_nobody_is_examined_with_their_own_plan() -> None:
     assert sorted(everyone) == list(range(60))
 
 
+def test_nobody_learns_from_their_own_plan_which_of_others_suit() -> None:
+    remembered = learned()[0]
+    is_sure = torch.arange(60) % 4 < 2
+    tried = remembered._tried(people(60), is_sure, seeded(0), progress=False)
+    assert tried.at.shape == (60, len(remembered.known))
+    own = torch.where(is_sure, is_sure.cumsum(0) - 1, -1)
+    is_own = tried.at == own[:, None]
+    assert torch.equal(is_own.any(dim=1), is_sure)
+    assert torch.isinf(tried.promise[is_own]).all()
+    assert torch.isinf(tried.price[is_own]).all()
+    assert torch.isfinite(tried.promise[~is_own]).any()
+    # Whoever may follow a plan as it is, may go as far as it takes, which is no further.
+    is_sure_there = torch.isfinite(tried.price)
+    assert is_sure_there.any()
+    assert (tried.promise <= tried.price * (1 + 1e-6))[is_sure_there].all()
+
+
 def test_there_is_hope_where_the_outlook_is_no_worse_than_where_more_was_found() -> None:
     remembered = memory()[0]
     data, classifier = world()

@@ -212,6 +212,7 @@ class Memory:
         rows, parts = torch.split(torch.arange(len(people)), PEOPLE), []
         for at in track(rows, "carma: plans of others, tried", total=len(rows), show=progress):
             drawn = torch.rand(len(at), len(self.known), generator=draws)
+            # One's own comes last; who has none does without the first.
             drawn.scatter_(1, own[at].clamp(min=0)[:, None], -1.0)
             parts.append(self._foresight.tried(people[at], drawn.topk(count).indices, self.known))
         tried = Tried.joined(parts)

@@ -43,8 +43,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--datasets", nargs="+", default=REAL_NAMES, choices=REAL_NAMES)
     parser.add_argument("--classifier", nargs="+", default=CLASSIFIERS, choices=CLASSIFIERS)
-    parser.add_argument("--people", type=int, default=8000, help="with a network")
-    parser.add_argument("--black-box-people", type=int, default=8000, help="with trees")
+    parser.add_argument("--people", type=int, default=32000)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
@@ -53,11 +52,10 @@ def main() -> None:
     records = []
     for dataset in options.datasets:
         for classifier in options.classifier:
-            people = options.people if classifier == "mlp" else options.black_box_people
             data, problem = load_real(dataset, options.data_dir), problem_file(dataset)
-            few = math.ceil(people / TIMES)
+            few = math.ceil(options.people / TIMES)
             arena = RealArena(data, Problem.from_toml(problem), classifier, few)
-            solver, crowd = arena.carma, arena.crowd[:people]
+            solver, crowd = arena.carma, arena.crowd[: options.people]
             record = measured(solver, crowd, options.processes)
             records.append({"dataset": dataset, "classifier": classifier, **record})
             print(json.dumps(records[-1]), flush=True)

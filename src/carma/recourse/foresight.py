@@ -91,6 +91,10 @@ class Foresight:
         patterns: Improve plans on the forecast by trials, at first and later; ``None`` where there
             are slopes.
         scale: Spread of each column, above 0, shape ``(d,)``.
+
+    Attributes:
+        more: How many times as many plans of others are worth a look for those for whom none of
+            the usual ones is sure.
     """
 
     def __init__(
@@ -111,9 +115,10 @@ class Foresight:
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
         self._near = NEAR if patterns is None else NEAR_BLIND
+        self.more = MORE if patterns is None else MORE_BLIND
         self._spare = SPARE * forecast.unit
         self._scale = scale
-        self._rounding = Rounding(forecast, cost, limits)
+        self._rounding = Rounding(forecast, cost, limits, SHARES)
         self._branching = Branching(forecast, cost, limits, self._rounding)
         encoding = limits.encoding
         self._is_number = torch.zeros(encoding.n_columns, dtype=torch.bool)
@@ -490,11 +495,15 @@ def _bounded(off: Tensor) -> Tensor:
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without.
 AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 12, 112
+# How many times as many for those for whom none is sure.
+MORE, MORE_BLIND = 2, 3
 # Walks of each person that start at one of these, besides that which looks sure as it is.
 STARTS = 1
 # Steps of these walks, and of those after a check; how many times the cost of another one's plan
 # walks may stand at after the first.
 STEPS, FEW_STEPS, HOPEFUL = 2, 1, 3.0
+# Shares by which numbers on steps are drawn back, one after the other.
+SHARES = (0.3, 0.0, 0.0)
 # How much dearer plans are on steps and levels than between them where others are tried.
 COARSE = 1.5
 # How much longer plans are made that stop a hair before their aim.

@@ -25,14 +25,22 @@ class Rounding:
         target: What to reach.
         cost: What plans cost.
         limits: Steps and levels.
+        shares: By which numbers are drawn back in each round.
 
     References:
         Neumaier & Shcherbina 2004, Mathematical Programming 99, for roundings of relaxed optima
         that are made safe first.
     """
 
-    def __init__(self, target: Target, cost: Cost, limits: PlanLimits) -> None:
+    def __init__(
+        self,
+        target: Target,
+        cost: Cost,
+        limits: PlanLimits,
+        shares: tuple[float, ...] = (0.4, 0.15, 0.0, 0.0),
+    ) -> None:
         self._target, self._cost, self._limits = target, cost, limits
+        self._shares = shares
         self._columns = limits.encoding.actionable
 
     def rounded(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
@@ -48,7 +56,7 @@ class Rounding:
         """
         best, surplus = self._outward(people, mask, values)
         rows = (surplus >= 0).nonzero().squeeze(1)
-        for share in SHARES:
+        for share in self._shares:
             if not len(rows):
                 break
             some, held, now = people[rows], mask[rows], best[rows]
@@ -112,7 +120,6 @@ class Rounding:
         return torch.where(mask, said, people.x)
 
 
-# Lengths of plans that rounding outward leaves short; shares by which numbers are drawn back in
-# each round, and the coordinates tried in it.
+# Lengths of plans that rounding outward leaves short; coordinates that are tried in each round.
 LENGTHS = (1.05, 1.15, 1.35, 1.7, 2.5)
-SHARES, TRIED = (0.4, 0.15, 0.0, 0.0), 4
+TRIED = 4

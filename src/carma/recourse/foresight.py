@@ -91,10 +91,6 @@ class Foresight:
         patterns: Improve plans on the forecast by trials, at first and later; ``None`` where there
             are slopes.
         scale: Spread of each column, above 0, shape ``(d,)``.
-
-    Attributes:
-        more: How many times as many plans of others are worth a look for those for whom none of
-            the usual ones is sure.
     """
 
     def __init__(
@@ -115,7 +111,6 @@ class Foresight:
         self._cost, self._limits = cost, limits
         self._doubt, self._quantile, self._patterns = doubt, quantile, patterns
         self._near = NEAR if patterns is None else NEAR_BLIND
-        self.more = MORE if patterns is None else MORE_BLIND
         self._spare = SPARE * forecast.unit
         self._scale = scale
         self._rounding = Rounding(forecast, cost, limits, SHARES)
@@ -495,8 +490,6 @@ def _bounded(off: Tensor) -> Tensor:
 # Plans of others that are tried at once, as many as stay in the processor's cache; plans tried on
 # each person, with slopes and without.
 AT_ONCE, NEAR, NEAR_BLIND = 1 << 13, 12, 112
-# How many times as many for those for whom none is sure.
-MORE, MORE_BLIND = 2, 3
 # Walks of each person that start at one of these, besides that which looks sure as it is.
 STARTS = 1
 # Steps of these walks, and of those after a check; how many times the cost of another one's plan

@@ -82,7 +82,7 @@ class Memory:
         self, found: Foreseen, people: People, seen: Tensor, known: Precedents, lost: Tensor
     ) -> None:
         """Try more plans of others on some people, by position."""
-        again = self._foresight.best(people[lost], seen[lost], known, times=self._foresight.more)
+        again = self._foresight.best(people[lost], seen[lost], known, times=MORE)
         found.take_better(lost, again)
 
     def has_hope(self, people: People, foreseen: Foreseen) -> Tensor:
@@ -293,6 +293,8 @@ class _Step:
 NEAR, VARIED = 64, 20
 # Plans of others that are tried on each person to learn which of them suit, and people at once.
 DRAWN, PEOPLE = 512, 100
+# How many times as many plans of others are tried for those for whom none is sure.
+MORE = 3
 # What is done for those for whom no sure plan is foreseen: more plans of others are tried, plans
 # are sought, and searched for.
 AGAIN, SOUGHT, SEARCHED = 0, 1, 2

@@ -544,6 +544,22 @@ def test_log_prob_is_one_finite_number_a_row(case: Case) -> None:
     assert torch.isfinite(found).all()
 
 
+def test_rows_that_differ_in_one_feature_differ_in_what_depends_on_it(case: Case) -> None:
+    model, x = case.model, case.x
+    if isinstance(model, Vaca):
+        pytest.skip("its density is estimated by draws")
+    for feature in model.schema.features:
+        block = model.encoding.block(feature.name)
+        columns = range(block.start, block.stop)
+        # Others' values of this feature; what is computed from it stays.
+        other = x.clone()
+        other[:, block] = x.roll(1, 0)[:, block]
+        whole = model.log_prob(other) - model.log_prob(x)
+        part = model._log_prob_of(other, columns) - model._log_prob_of(x, columns)
+        is_possible = torch.isfinite(whole)
+        assert torch.allclose(part[is_possible], whole[is_possible], rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("double", [False, True])
 def test_state_round_trip_gives_equal_answers(learned_name: str, double: bool) -> None:
     case = fitted(learned_name)

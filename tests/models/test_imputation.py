@@ -93,7 +93,9 @@ def test_weights_give_whole_distributions() -> None:
     scm, _, covariance = gaussian()
     x = scm.sample(5, seed=3)
     x[:, [1, 3]] = NAN
-    completed, weights = Imputation(scm.encoding, scm.sample(2000), scm.log_prob).draws(x)
+    completed, weights = Imputation(
+        scm.encoding, scm.sample(2000), lambda x, _: scm.log_prob(x)
+    ).draws(x)
     assert completed.shape == (5, 1024, 4)
     assert weights.sum(dim=1).tolist() == pytest.approx([1.0] * 5)
     known, gone = [0, 2], [1, 3]
@@ -187,7 +189,9 @@ def test_shares_of_levels_are_their_probabilities() -> None:
     model = Table()
     row = pd.DataFrame({"degree": ["yes"], "job": [None], "rank": [2.5]}, dtype=object)
     x = model.encoding.encode(row)
-    completed, weights = Imputation(model.encoding, model.sample(4000), model.log_prob).draws(x)
+    completed, weights = Imputation(
+        model.encoding, model.sample(4000), lambda x, _: model.log_prob(x)
+    ).draws(x)
     found = weights[0] @ completed[0, :, model.encoding.block("job")]
     exact = torch.tensor([0.7 * 0.2, 0.2 * 0.3, 0.1 * 0.8]).double()
     np.testing.assert_allclose(found, exact / exact.sum(), atol=0.01)
@@ -216,7 +220,9 @@ def bounded() -> StructuralCausalModel:
 def test_whole_numbers_weigh_cells() -> None:
     scm = bounded()
     x = torch.tensor([[NAN, 4.9, 1.0], [NAN, 0.1, 0.0]], dtype=torch.float64)
-    completed, weights = Imputation(scm.encoding, scm.sample(2000), scm.log_prob).draws(x)
+    completed, weights = Imputation(
+        scm.encoding, scm.sample(2000), lambda x, _: scm.log_prob(x)
+    ).draws(x)
     years = torch.arange(7).double()
     for row, own, weight in zip(x, completed[:, :, 0], weights, strict=True):
         density = (
@@ -261,7 +267,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 def test_impossible_rows_are_filled_too() -> None:
     scm = bounded()
     imputation = Imputation(
-        scm.encoding, scm.sample(500), lambda x: torch.full((len(x),), -torch.inf)
+        scm.encoding, scm.sample(500), lambda x, _: torch.full((len(x),), -torch.inf)
     )
     x = torch.tensor([[4.0, NAN, NAN]], dtype=torch.float64)
     _, weights = imputation.draws(x)
@@ -377,7 +383,7 @@ def test_few_levels_are_all_weighed_by_their_own_density(n_draws: int) -> None:
     draws = torch.Generator().manual_seed(0)
     pool = torch.rand(50, 6, generator=draws, dtype=torch.float64).round()
     pool[:, 1:4] = torch.eye(3).double()[torch.randint(3, (50,), generator=draws)]
-    imputation = Imputation(encoding, pool, lambda x: x @ slope, n_draws)
+    imputation = Imputation(encoding, pool, lambda x, _: x @ slope, n_draws)
     x = torch.tensor([[NAN, NAN, NAN, NAN, 2.0, 7.0], [NAN, NAN, NAN, NAN, 4.0, -1.0]]).double()
     completed, weights = imputation.draws(x)
     assert completed.shape[1] == min(6, n_draws)

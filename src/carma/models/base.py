@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -243,7 +244,7 @@ class CausalModel(ABC):
 
     @cached_property
     def _imputation(self) -> Imputation:
-        return Imputation(self.encoding, self.sample(N_POOL), self.log_prob)
+        return Imputation(self.encoding, self.sample(N_POOL), self._log_prob_of)
 
     @abstractmethod
     def state(self) -> State:
@@ -315,6 +316,15 @@ class CausalModel(ABC):
 
     @abstractmethod
     def _log_prob(self, x: Tensor) -> Tensor: ...
+
+    def _log_prob_of(self, x: Tensor, columns: Sequence[int]) -> Tensor:  # noqa: ARG002
+        """``log_prob`` up to what depends on none of some columns; that may be faster.
+
+        Args:
+            x: Shape ``(n, d)``, model space.
+            columns: Which; all of a feature.
+        """
+        return self.log_prob(x)
 
     def _effects(self, intervention: Intervention) -> Tensor:
         """True where a column is an effect of one that is set in its row, ``(n, d)`` bool."""

@@ -51,13 +51,14 @@ class Imputation:
     Args:
         encoding: Of the schema.
         pool: Rows sampled from the model, shape ``(m, d)``, model space.
-        log_prob: Log-density of rows ``(n, d)`` under the model.
+        log_prob: Log-density of rows ``(n, d)`` under the model, up to what depends on none of some
+            columns.
         n_draws: Completions of each row.
 
     Example:
         >>> from carma.benchmarks import load
         >>> scm = load("chain-lin", rows=200).scm
-        >>> imputation = Imputation(scm.encoding, scm.sample(1000), scm.log_prob)
+        >>> imputation = Imputation(scm.encoding, scm.sample(1000), lambda x, _: scm.log_prob(x))
         >>> row = torch.tensor([[0.5, torch.nan, 1.0, 0.0]], dtype=torch.float64)
         >>> imputation.fill(row).isfinite().all().item()
         True
@@ -67,7 +68,7 @@ class Imputation:
         self,
         encoding: Encoding,
         pool: Tensor,
-        log_prob: Callable[[Tensor], Tensor],
+        log_prob: Callable[[Tensor, Sequence[int]], Tensor],
         n_draws: int = 1024,
     ) -> None:
         self._encoding, self._log_prob, self._n_draws = encoding, log_prob, n_draws
@@ -135,11 +136,13 @@ class Imputation:
             scaled[..., place] = (spread_out - self._mean[place]) / self._std[place]
             known.append(place)
             proposed = proposed + log_density
-        return completed, self._weights(completed, proposed)
+        return completed, self._weights(completed, absent, proposed)
 
-    def _weights(self, completed: Tensor, proposed: Tensor) -> Tensor:
+    def _weights(self, completed: Tensor, absent: Sequence[Feature], proposed: Tensor) -> Tensor:
         """Weights of completed rows ``(n, k, d)`` with some log-density of proposing each."""
-        log_density = self._log_prob(completed.flatten(0, 1)).double()
+        blocks = [self._encoding.block(feature.name) for feature in absent]
+        columns = [column for block in blocks for column in range(block.start, block.stop)]
+        log_density = self._log_prob(completed.flatten(0, 1), columns).double()
         log_weight = (log_density.view(completed.shape[:2]) - proposed).nan_to_num(nan=-torch.inf)
         is_possible = (log_weight > -torch.inf).any(dim=1, keepdim=True)
         return torch.where(is_possible, log_weight, 0.0).softmax(dim=1)
@@ -159,7 +162,7 @@ class Imputation:
         completed = x[:, None].repeat(1, len(every[0]), 1)
         for feature, value in zip(absent, every, strict=True):
             completed[..., self._encoding.block(feature.name)] = value
-        return completed, self._weights(completed, x.new_zeros(()))
+        return completed, self._weights(completed, absent, x.new_zeros(()))
 
     def _patterns(self, x: Tensor) -> list[tuple[Tensor, list[Feature]]]:
         """Rows by which features are missing in them, those with none left out."""

@@ -635,6 +635,23 @@ class MixedFlow(CausalModel):
         roots = log_frequencies(x, self.encoding, self._frequencies)
         return self._log_likelihood(x).double() - units + roots
 
+    def _log_prob_of(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        conditioner, among = self._conditioner, list(columns)
+        depends = self.adjacency[:, among].any(dim=1)
+        depends[among] = True
+        nodes = [node for node, column in enumerate(conditioner.nodes) if depends[column]]
+        if any(not self._is_level_root[i] for i in conditioner.roots if depends[i]):
+            return self._log_prob(x)
+        found = log_frequencies(x, self.encoding, self._frequencies)
+        if nodes:
+            where = [conditioner.nodes[node] for node in nodes]
+            seen = self._seen_by(x, self._looked_at(nodes, OWN))
+            parameters = self._parameters(seen, nodes, OWN).permute(0, 3, 1, 2)
+            # Only where there are ordered ones among them, it matters where their cells end.
+            ends = cells(x, self.encoding) if self._kinds_of(where).numbers else (x, x)
+            found = found + self._log_likelihoods(parameters, x, ends, where, OWN)[0].double()
+        return found
+
     def _log_likelihood(self, x: Tensor) -> Tensor:
         """The model's own of rows without the roots that have levels, shape ``(n,)``."""
         parameters = self._conditioner.everywhere(self._seen(x))[None]

@@ -59,7 +59,7 @@ class Imputation:
         >>> from carma.benchmarks import load
         >>> scm = load("chain-lin", rows=200).scm
         >>> imputation = Imputation(scm.encoding, scm.sample(1000), lambda x, _: scm.log_prob(x))
-        >>> row = torch.tensor([[0.5, torch.nan, 1.0, 0.0]], dtype=torch.float64)
+        >>> row = torch.tensor([[1.0, torch.nan, 1.0, 0.0]], dtype=torch.float64)
         >>> imputation.fill(row).isfinite().all().item()
         True
     """

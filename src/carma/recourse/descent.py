@@ -53,6 +53,7 @@ class Descent:
         self._target, self._people, self._price_of = target, people, cost
         self.mask = mask
         self.values = torch.where(mask, start, people.x)
+        self._slope: Tensor | None
         self._surplus, self._slope = target.surplus_and_slope(people, mask, self.values)
         self._cost = self._cost_of(self.values)
         self._penalty = torch.zeros_like(self._cost)
@@ -94,29 +95,37 @@ class Descent:
         self._note(self.values, self._surplus, self._cost)
         self._length = torch.ones_like(self._cost)
 
-    def step(self) -> None:
-        """Take one step in every walk."""
-        box, length = self._people.limits, self._length[:, None]
+    def step(self, *, is_last: bool = False) -> None:
+        """Take one step in every walk.
+
+        Args:
+            is_last: Whether nothing but ``settle`` and ``take`` follows: slopes where it leads
+                are then spared, and ``settle`` goes by those where it started.
+        """
+        box, length, slopes = self._people.limits, self._length[:, None], self._slopes
         # Cost plus a pull to where the walk stands is least at a point on the way to the person.
         goal = self.values + length * (self._people.x - self.values)
         # Branches pin values that people do not have.
         goal = goal.clamp(box.lower, box.upper)
-        needed = (self._slope * (self.values - goal)).sum(dim=1) - self._surplus
+        needed = (slopes * (self.values - goal)).sum(dim=1) - self._surplus
         slack = SLACK * (1 + needed.abs())
         lower = torch.where(self.mask, (box.lower - goal).clamp(max=0), 0.0)
         upper = torch.where(self.mask, (box.upper - goal).clamp(min=0), 0.0)
         prices = self._price_of.prices(self._people.x, self.mask, self.values, self._people.weights)
-        change, multiplier = cheapest_change(prices, self._slope, needed + slack, lower, upper)
+        change, multiplier = cheapest_change(prices, slopes, needed + slack, lower, upper)
         # The multiplier is half the price of surplus, of which the pull leaves out a part: twice
         # that price makes the penalty exact.
         price = 2 * multiplier / self._length
         self._penalty = torch.maximum(self._penalty, 2 * price).clamp(max=HIGHEST)
         share = (PATIENCE * length).clamp(max=1)
         trial = self._inside(self.values + share * (goal + change - self.values))
-        surplus, slope = self._target.surplus_and_slope(self._people, self.mask, trial)
+        if is_last:
+            surplus, slope = self._target.surplus(self._people, self.mask, trial), slopes
+        else:
+            surplus, slope = self._target.surplus_and_slope(self._people, self.mask, trial)
         cost = self._cost_of(trial)
         merit = self._merit(self._cost, self._surplus)
-        expected = self._surplus + (self._slope * (trial - self.values)).sum(dim=1)
+        expected = self._surplus + (slopes * (trial - self.values)).sum(dim=1)
         promised = merit - self._merit(cost, expected)
         gained = merit - self._merit(cost, surplus)
         # Without a price, merit alone would take every plan that works back to the person.
@@ -126,7 +135,7 @@ class Descent:
         self._surplus = torch.where(taken, surplus, self._surplus)
         self._cost = torch.where(taken, cost, self._cost)
         self.values = torch.where(taken[:, None], trial, self.values)
-        self._slope = torch.where(taken[:, None], slope, self._slope)
+        self._slope = torch.where(taken[:, None], slope, slopes)
         is_poor = ~taken | (gained < POOR * promised)
         longer = torch.where(gained > GOOD * promised, 2 * self._length, self._length)
         self._length = torch.where(is_poor, self._length / 3, longer).clamp(SHORTEST, 1)
@@ -143,7 +152,7 @@ class Descent:
         tried = torch.zeros(len(self), dtype=torch.long)
         is_short = (self._surplus < 0) & (self._cost < self.best_cost)
         # Where slopes say that it takes several times the longest push, none is tried.
-        gained = (self._slope * (self.values - self._people.x)).sum(dim=1).clamp(min=0)
+        gained = (self._slopes * (self.values - self._people.x)).sum(dim=1).clamp(min=0)
         is_near = -self._surplus <= HAIR + TRUST * pushes[-1] * gained
         rows = (is_short & is_near).nonzero().squeeze(1)
         if not len(rows):
@@ -169,12 +178,20 @@ class Descent:
     def take(self, values: Tensor) -> None:
         """Go to given values, and forget the best plans so far."""
         self.values = values
-        self._surplus, self._slope = self._target.surplus_and_slope(self._people, self.mask, values)
+        self._surplus, self._slope = self._target.surplus(self._people, self.mask, values), None
         self._cost = self._cost_of(values)
         works = self._surplus >= 0
         self.best_cost = torch.where(works, self._cost, torch.inf)
         self.best_values = self.values
         self.best_surplus = torch.where(works, self._surplus, -torch.inf)
+
+    @property
+    def _slopes(self) -> Tensor:
+        """Of the surplus where the walks stand, shape ``(n, d)``."""
+        if self._slope is None:
+            found = self._target.surplus_and_slope(self._people, self.mask, self.values)
+            self._slope = found[1]
+        return self._slope
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these walks only."""

@@ -190,16 +190,17 @@ class Cost(ABC):
 
     def _moves(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted cost of each move between levels, ``(..., s)`` for s such features."""
-        factors = self._weighted(self._weights, weights).expand(x.shape)
-        costs = []
+        costs, given = [], None if weights is None else weights.expand(x.shape)
         for feature, table in self._switches:
             first = self.encoding.column(feature.name)
             is_set = mask[..., first] != 0
-            price = factors.new_zeros(is_set.shape)
+            price = x.new_zeros(is_set.shape)
             if bool(is_set.any()):
                 own, to = (self.encoding.level(t, feature) for t in (x, values))
+                own_factor = None if given is None else given[..., first]
+                factor = self._weighted(self._weights[first], own_factor)
                 # What no plan may do has no price.
-                asked = (table[own, to] * factors[..., first]).nan_to_num(posinf=0.0)
+                asked = (table[own, to] * factor).nan_to_num(posinf=0.0)
                 price = torch.where(is_set, asked, price)
             costs.append(price)
         return torch.stack(costs, dim=-1)

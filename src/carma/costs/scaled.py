@@ -55,7 +55,7 @@ class ScaledCost(Cost):
         at = self._columns
         scale = torch.zeros(encoding.n_columns, dtype=torch.float64)
         scale[at] = self._weights[at] / (self._n_features * unit[at])
-        self._scale = scale
+        self._take(scale)
 
     @property
     def scale(self) -> Tensor:
@@ -71,14 +71,19 @@ class ScaledCost(Cost):
         """Rebuild a cost."""
         cost = cls.__new__(cls)
         Cost.__init__(cost, encoding, state.config["weights"], state.config.get("per_action", 0.0))
-        cost._scale = state.tensors["scale"]
+        cost._take(state.tensors["scale"])
         return cost
 
+    def _take(self, scale: Tensor) -> None:
+        self._scale, self._priced = scale, scale.nonzero().squeeze(1)
+
     def _change(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
-        grown = self._power(values - x)
+        at = self._priced
+        grown = self._power(values[..., at] - x[..., at])
         if mask.dtype != torch.bool:
-            grown = grown * mask
-        change = (grown * self._weighted(self._scale, weights)).sum(dim=-1)
+            grown = grown * mask[..., at]
+        own = None if weights is None else weights.expand(x.shape)[..., at]
+        change = (grown * self._weighted(self._scale[at], own)).sum(dim=-1)
         if not self._switches:
             return change
         moves = self._moves(x, mask, values, weights).sum(dim=-1)

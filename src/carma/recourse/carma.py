@@ -107,7 +107,7 @@ class Carma(Solver):
     """
 
     kind: ClassVar[str] = "carma"
-    at_once: ClassVar[int] = 8192
+    at_once: ClassVar[int] = 16384
     most_worlds: ClassVar[int] = 4
     found: ClassVar[Status] = Status.REFINED
     history_: History

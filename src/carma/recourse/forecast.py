@@ -66,11 +66,12 @@ class Forecast(nn.Module):
             bare: How far past the decision they were if nothing followed, shape ``(n,)``.
         """
         columns = self._columns
-        who = (torch.cat([people.x, people.u], dim=1).float() - self.centre) / self.scale
+        who = torch.cat([people.x.float(), people.u.float()], dim=1)
+        who = who.sub_(self.centre).div_(self.scale)
         mask, now = do.mask[:, columns], people.x[:, columns]
         moved = torch.where(mask, do.values[:, columns] - now, 0.0).float() / self.width
         far = (bare / self.steepness)[:, None].float()
-        return torch.cat([who, mask.float(), moved, far], dim=1).clamp(-FAR, FAR)
+        return torch.cat([who, mask.float(), moved, far], dim=1).clamp_(-FAR, FAR)
 
     def forward(self, seen: Tensor) -> Tensor:
         """What follows adds, to be sure and not, in log-odds, shape ``(n, 2)``, float64."""
@@ -146,6 +147,11 @@ class ForecastTarget(Target):
         do = people.do(mask, values)
         bare = super()._reached_by(people, do)[1]
         return bare, self._forecast.describe(people, do, bare)
+
+    def standing(self, people: People) -> Tensor:
+        """How far past the decision people are before they do anything, shape ``(n,)``."""
+        nothing = Intervention.none(people.x)
+        return super()._reached_by(people, people.do(nothing.mask, nothing.values))[1]
 
     def outlook(self, people: People, mask: Tensor, values: Tensor) -> Tensor:
         """How far past the decision plans lead, and how far past their margin, ``(n, 2)``.

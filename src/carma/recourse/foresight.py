@@ -288,8 +288,7 @@ class Foresight:
 
     def _promise(self, plans: Candidates, beyond: Tensor) -> Tensor:
         """What plans cost done as far as it takes; infinite where they do not lead there."""
-        people, nothing = plans.people, torch.zeros_like(plans.people.limits.may_act)
-        lacks = -self._forecast.described(people, nothing, people.x)[0].clamp(max=-SLACK)
+        lacks = -self._forecast.standing(plans.people).clamp(max=-SLACK)
         share = (beyond / lacks[plans.owner] + 1).clamp(min=SLACK, max=MOST_SHARE)
         promise = plans.cost * share.pow(-self._cost.degree)
         return torch.where(share < LEAST_SHARE, torch.inf, promise)
@@ -389,7 +388,7 @@ class Foresight:
                 stands_at = spent + torch.minimum(walks.cost, walks.best_cost)
                 rows = (stands_at <= HOPEFUL * best[owner]).nonzero().squeeze(1)
                 walks, owner, spent = walks.of(rows), owner[rows], spent[rows]
-            walks.step()
+            walks.step(is_last=step + 1 == STEPS)
         walks.settle(PUSHES)
         if notes is not None:
             price = walks.cost
@@ -426,8 +425,8 @@ class Foresight:
         """A little closer to what the aim asks for, the cheapest of each person."""
         if self._patterns is None:
             walks = self._walks(trials)
-            for _ in range(FEW_STEPS):
-                walks.step()
+            for step in range(FEW_STEPS):
+                walks.step(is_last=step + 1 == FEW_STEPS)
             walks.settle(PUSHES)
             self._tell(walks)
             values = _reached(walks)

@@ -79,12 +79,13 @@ class Retrieval(nn.Module):
         Returns:
             Positions, no plan twice, shape ``(n, count)``, int64.
         """
-        count, plans = min(count, len(known)), self._plans_of(known)
+        count = min(count, len(known))
+        # What differs by rounding only must not depend on who else is in the batch.
+        vectors, bias = (told / GRAIN for told in self._plans_of(known))
         shares = [len(range(way, count, len(WAYS))) for way in range(len(WAYS))]
         found = []
         for part in torch.split(seen, AT_ONCE):
-            # What differs by rounding only must not depend on who else is in the batch.
-            left = [each.div_(GRAIN).round_() for each in self._suits(part, *plans)]
+            left = [each.round_() for each in self._suits(part, vectors, bias)]
             chosen: list[Tensor] = []
             for way, share in enumerate(shares):
                 for before in chosen:

@@ -126,6 +126,36 @@ def test_every_step_lowers_the_merit_or_is_not_taken(
     assert n_refused > 100
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_last_step_leads_where_any_step_does(
+    curved_problem: Callable[..., CurvedProblem], seed: int
+) -> None:
+    target, cost, limits, people = curved_problem(seed)
+    many, mask, start = crossed(people, limits, seed)
+    walks, others = (Descent(target, cost, many, mask, start) for _ in range(2))
+    walks.step()
+    others.step(is_last=True)
+    assert (walks.values != start).any()
+    for name in ("values", "cost", "best_values", "best_cost", "best_surplus"):
+        assert torch.equal(getattr(walks, name), getattr(others, name))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_walks_go_on_from_given_values_as_if_they_started_there(
+    curved_problem: Callable[..., CurvedProblem], seed: int
+) -> None:
+    target, cost, limits, people = curved_problem(seed)
+    many, mask, start = crossed(people, limits, seed)
+    fresh = Descent(target, cost, many, mask, start)
+    walks = Descent(target, cost, many, mask, many.x)
+    walks.take(fresh.values)
+    for each in (fresh, walks):
+        each.step()
+    assert (walks.values != start).any()
+    assert torch.equal(walks.values, fresh.values)
+    assert torch.equal(walks.best_cost, fresh.best_cost)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_best_plan_works_costs_what_it_says_and_obeys_the_limits(
     curved_problem: Callable[..., CurvedProblem], seed: int

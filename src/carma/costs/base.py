@@ -190,15 +190,14 @@ class Cost(ABC):
 
     def _moves(self, x: Tensor, mask: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted cost of each move between levels, ``(..., s)`` for s such features."""
-        costs, given = [], None if weights is None else weights.expand(x.shape)
+        costs = []
         for feature, table in self._switches:
             first = self.encoding.column(feature.name)
             is_set = mask[..., first] != 0
-            price = x.new_zeros(is_set.shape)
+            price = table.new_zeros(is_set.shape)
             if bool(is_set.any()):
                 own, to = (self.encoding.level(t, feature) for t in (x, values))
-                own_factor = None if given is None else given[..., first]
-                factor = self._weighted(self._weights[first], own_factor)
+                factor = self._weighted_at(first, self._weights, x, weights)
                 # What no plan may do has no price.
                 asked = (table[own, to] * factor).nan_to_num(posinf=0.0)
                 price = torch.where(is_set, asked, price)
@@ -210,6 +209,13 @@ class Cost(ABC):
 
     def _weighted(self, scale: Tensor, weights: Tensor | None) -> Tensor:
         return scale if weights is None else scale * weights
+
+    def _weighted_at(
+        self, columns: Tensor | int, scale: Tensor, x: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        """``_weighted`` for some columns of rows."""
+        own = None if weights is None else weights.expand(x.shape)[..., columns]
+        return self._weighted(scale[columns], own)
 
     def _reached(self, x: Tensor, mask: Tensor, values: Tensor) -> Tensor:
         return values if mask.dtype == torch.bool else x + mask * (values - x)

@@ -82,8 +82,7 @@ class ScaledCost(Cost):
         grown = self._power(values[..., at] - x[..., at])
         if mask.dtype != torch.bool:
             grown = grown * mask[..., at]
-        own = None if weights is None else weights.expand(x.shape)[..., at]
-        change = (grown * self._weighted(self._scale[at], own)).sum(dim=-1)
+        change = (grown * self._weighted_at(at, self._scale, x, weights)).sum(dim=-1)
         if not self._switches:
             return change
         moves = self._moves(x, mask, values, weights).sum(dim=-1)

@@ -119,8 +119,9 @@ class Descent:
         self._penalty = torch.maximum(self._penalty, 2 * price).clamp(max=HIGHEST)
         share = (PATIENCE * length).clamp(max=1)
         trial = self._inside(self.values + share * (goal + change - self.values))
+        slope = None
         if is_last:
-            surplus, slope = self._target.surplus(self._people, self.mask, trial), slopes
+            surplus = self._target.surplus(self._people, self.mask, trial)
         else:
             surplus, slope = self._target.surplus_and_slope(self._people, self.mask, trial)
         cost = self._cost_of(trial)
@@ -135,7 +136,8 @@ class Descent:
         self._surplus = torch.where(taken, surplus, self._surplus)
         self._cost = torch.where(taken, cost, self._cost)
         self.values = torch.where(taken[:, None], trial, self.values)
-        self._slope = torch.where(taken[:, None], slope, slopes)
+        if slope is not None:
+            self._slope = torch.where(taken[:, None], slope, slopes)
         is_poor = ~taken | (gained < POOR * promised)
         longer = torch.where(gained > GOOD * promised, 2 * self._length, self._length)
         self._length = torch.where(is_poor, self._length / 3, longer).clamp(SHORTEST, 1)

@@ -64,7 +64,7 @@ def memory(*, blind: bool = False) -> tuple[Memory, Foresight, ForecastTarget, T
 def learned(*, blind: bool = False) -> tuple[Memory, Foresight, ForecastTarget, Target]:
     made = memory(blind=blind)
     some = people(60)
-    made[0].learn(some, findings(), seeded(0), LEARNING, progress=False)
+    made[0].learn(some, findings(), [], seeded(0), LEARNING, progress=False)
     return made
 
 
@@ -96,6 +96,24 @@ def test_it_learns_what_follows() -> None:
     outcomes = foresight.outcomes(some, mask, values)
     torch.testing.assert_close(outcomes.ahead[:, 0], real, check_dtype=False)
     torch.testing.assert_close(outcomes.bare, bare, check_dtype=False)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_more_people_to_try_plans_on_make_forecasts_better(*, blind: bool) -> None:
+    every, known = people(160), known_plans(60)
+    asked, others, new = every[slice(0, 60)], every[slice(60, 120)], every[slice(120, 160)]
+    assert len(new) == 40
+    at = torch.arange(40)
+    mask, values = recall().varied(new, at, known, seeded(5))
+    off = []
+    for batches in ([], [others[slice(0, 35)], others[slice(35, 60)]]):
+        made, foresight, foreseen, target = memory(blind=blind)
+        made.learn(asked, findings(), batches, seeded(0), LEARNING, progress=False)
+        real = target.surplus(new, mask, values)
+        off.append(float((foreseen.surplus(new, mask, values) - real).abs().mean()))
+        near = foresight.near(describe(new), made.known, 10)
+        assert all(len(set(row)) == len(row) for row in near.tolist())
+    assert off[1] < off[0]
 
 
 def test_slopes_are_those_of_what_is_foreseen() -> None:

@@ -77,6 +77,21 @@ def test_no_plan_is_found_twice_and_there_are_as_many_as_asked_for(count: int) -
     assert all(len(set(row)) == len(row) for row in at.tolist())
 
 
+@pytest.mark.parametrize("count", [0, 1, 10, N_KNOWN])
+def test_what_is_there_already_is_not_found_again(count: int) -> None:
+    seen, best = seen_of(5, 4), learned().best(seen_of(5, 4), known(), N_KNOWN)
+    alike = known().near(seen, 30)
+    at = learned().best(seen, known(), count, alike)
+    assert at.shape == (5, min(count, N_KNOWN - 30))
+    both = torch.cat([alike, at], dim=1).tolist()
+    assert all(len(set(row)) == len(row) for row in both)
+    if count == 1:
+        # The best of the first way, but for those that are there.
+        for row, had, ranked in zip(at.tolist(), alike.tolist(), best.tolist(), strict=True):
+            first_way = ranked[: -(-N_KNOWN // len(WAYS))]
+            assert row[0] == next(plan for plan in first_way if plan not in had)
+
+
 def test_answers_do_not_depend_on_the_batch() -> None:
     seen = seen_of(300, 5)
     whole = learned().best(seen, known(), 12)

@@ -253,18 +253,22 @@ class Carma(Solver):
     def _remember(self, x: Tensor, draws: torch.Generator, progress: bool | None) -> None:
         """Keep sure plans of some people: found without those of others, then with these."""
         count = max(2, min(self.settings.precedents, self.settings.lessons // 2))
-        if len(x) < count:
-            drawn = self.causal_model.sample(TIMES * count, seed=self.settings.training.seed)
+        everybody = (1 + OTHERS) * count
+        if len(x) < everybody:
+            drawn = self.causal_model.sample(TIMES * everybody, seed=self.settings.training.seed)
             with torch.no_grad():
                 x = torch.cat([x, drawn[self.classifier.rejects(drawn)]])
         with torch.no_grad():
-            askers = self._askers(x, count, draws)
+            askers = self._askers(x[:count], count, draws)
+            rest = x[count:everybody]
+            others = self._askers(rest, len(rest), draws) if len(rest) else []
             known, found = self._known(askers, progress)
         if not len(known):
             return
         people = People.joined(askers)
         memory = self._new_memory(known, people.u)
-        memory.learn(people, found, draws, self.settings.training, progress)
+        schedule = self.settings.training
+        memory.learn(people, found, others, draws, schedule, progress)
         with torch.no_grad():
             self._memory = memory
             memory.known = self._known(askers, progress)[0]
@@ -675,9 +679,7 @@ class Carma(Solver):
             torch.manual_seed(self.settings.training.seed)
             statistics, hidden = model.statistics_, self.settings.forecast_hidden
             forecast = Forecast(columns, statistics, u, float(self._policy.steepness), hidden)
-            retrieval = None
-            if classifier.has_slope:
-                retrieval = Retrieval(columns, statistics, self._policy.n_inputs)
+            retrieval = Retrieval(columns, statistics, self._policy.n_inputs)
         target = Target(self._follow, classifier, limits, 0.0)
         foreseen = ForecastTarget(classifier, limits, forecast)
         patterns = None
@@ -756,8 +758,9 @@ WALKS = 1 << 12
 MOVED = 0.4
 # People at once whose finished plans are learned from, and the share of all who have wishes.
 JOURNEYS, WISHFUL = 1000, 0.3
-# Rows drawn for each person wanted where too few are known whose plans can be kept.
-TIMES = 4
+# How many times as many people plans of others are tried on as are searched for, and rows drawn
+# for each of them where too few are known.
+OTHERS, TIMES = 4, 4
 # Places from which plans start, usually, and for people who are hard to find a plan for.
 LIKELY, LIKELIER = 3, 4
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes

@@ -71,17 +71,17 @@ class _Trials:
 class Foresight:
     """Finds plans on a forecast, in steps that cost next to nothing, and checks them for real.
 
-    Plans that worked for others are where it starts: those that two networks pick, or without
-    slopes those of people who are alike. With slopes, walks go from the most promising of them,
-    and from where the person stands, to the cheapest plan that is thought to hold, and on to steps
-    and levels. Without, the cheapest that are thought to hold are checked one after the other, and
-    the best is improved by trials. Whatever is found is then followed under the causal model and
-    its alternatives; what the forecast got wrong about it is added to the aim, and the plan moved
-    a little further, or less far, a few times.
+    Plans that worked for others are where it starts: those that two networks pick, and without
+    slopes those of people who are alike as well. With slopes, walks go from the most promising of
+    them, with and without their moves between levels, to the cheapest plan that is thought to hold,
+    and on to steps and levels. Without, the cheapest that are thought to hold are checked one after
+    the other, and the best is improved by trials. Whatever is found is then followed under the
+    causal model and its alternatives; what the forecast got wrong about it is added to the aim, and
+    the plan moved a little further, or less far, a few times.
 
     Args:
         recall: Plans of others.
-        retrieval: Tells which of them are worth a look; ``None`` for those of people who are alike.
+        retrieval: Tells which of them are worth a look.
         target: What to reach, by the classifier itself.
         forecast: The same beyond all margin, as it is foreseen.
         cost: What plans cost.
@@ -96,7 +96,7 @@ class Foresight:
     def __init__(
         self,
         recall: Recall,
-        retrieval: Retrieval | None,
+        retrieval: Retrieval,
         target: Target,
         forecast: ForecastTarget,
         cost: Cost,
@@ -205,9 +205,10 @@ class Foresight:
             known: See ``best``.
             count: Plans of each person; fewer where not so many are known.
         """
-        if self._retrieval is None:
-            return known.near(seen, count)
-        return self._retrieval.best(seen, known, count)
+        if self._patterns is None:
+            return self._retrieval.best(seen, known, count)
+        alike = known.near(seen, count - count // 2)
+        return torch.cat([alike, self._retrieval.best(seen, known, count // 2, alike)], dim=1)
 
     def tried(self, people: People, at: Tensor, known: Precedents) -> Tried:
         """How plans of others suit people, on the forecast.
@@ -262,9 +263,11 @@ class Foresight:
         return ahead, margin, off.nan_to_num(0.0, MOST_OFF, -MOST_OFF), uncertainty
 
     def _promising(self, plans: Candidates, beyond: Tensor, looks_sure: Tensor) -> Starts:
-        """Plans of others that look cheapest, done as far as it takes, and where people stand.
+        """Plans of others that look cheapest, done as far as it takes, and staying where one is.
 
-        Among them the cheapest that looks sure as it is: there is something to end with.
+        Among them the cheapest that looks sure as it is: there is something to end with. Walks
+        without moves between levels start at the numbers of the plan that leads farthest: where
+        people stand, slopes may lead nowhere.
 
         Args:
             plans: Of n people.
@@ -278,12 +281,15 @@ class Foresight:
         promise = self._promise(plans, beyond)
         as_is = torch.where(looks_sure, plans.cost, torch.inf)
         top = _joined(_cheapest(promise, owner, n, STARTS), _cheapest(as_is, owner, n, 1))
+        ahead, far = people.x.clone(), _cheapest(-beyond, owner, n, 1)
+        whose = owner[far]
+        ahead[whose] = torch.where(self._is_number, plans.values[far], people.x[whose])
         every = people.limits.widest
         home = people.limits.allows(every).nonzero().squeeze(1)
         owner = torch.cat([owner[top], home])
         order = owner.argsort(stable=True)
         mask = torch.cat([plans.mask[top], every[home]])[order]
-        values = torch.cat([plans.values[top], people.x[home]])[order]
+        values = torch.cat([plans.values[top], ahead[home]])[order]
         return owner[order], mask, values, torch.full_like(values[:, 0], SLACK)
 
     def _promise(self, plans: Candidates, beyond: Tensor) -> Tensor:

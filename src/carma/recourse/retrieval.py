@@ -68,25 +68,30 @@ class Retrieval(nn.Module):
         self.people = _tower(n_inputs, len(WAYS) * WIDTH)
         self.plans = _tower(n_inputs + 3 * len(columns), len(WAYS) * (WIDTH + 1))
 
-    def best(self, seen: Tensor, known: Precedents, count: int) -> Tensor:
+    def best(
+        self, seen: Tensor, known: Precedents, count: int, besides: Tensor | None = None
+    ) -> Tensor:
         """The plans that suit best, as many of each way.
 
         Args:
             seen: Of n people, shape ``(n, n_inputs)``.
             known: All plans.
             count: Plans of each person; fewer where not so many are known.
+            besides: Plans of each person that are not wanted again, shape ``(n, k)``, int64.
 
         Returns:
             Positions, no plan twice, shape ``(n, count)``, int64.
         """
-        count = min(count, len(known))
+        count = min(count, len(known) - (0 if besides is None else besides.shape[1]))
         # What differs by rounding only must not depend on who else is in the batch.
         vectors, bias = (told / GRAIN for told in self._plans_of(known))
         shares = [len(range(way, count, len(WAYS))) for way in range(len(WAYS))]
         found = []
-        for part in torch.split(seen, AT_ONCE):
-            left = [each.round_() for each in self._suits(part, vectors, bias)]
+        for at in torch.split(torch.arange(len(seen)), AT_ONCE):
+            left = [each.round_() for each in self._suits(seen[at], vectors, bias)]
             chosen: list[Tensor] = []
+            if besides is not None:
+                left = [each.scatter_(1, besides[at], -torch.inf) for each in left]
             for way, share in enumerate(shares):
                 for before in chosen:
                     left[way].scatter_(1, before, -torch.inf)

@@ -19,6 +19,7 @@ from carma.recourse.base import EVEN, NEARLY, Solver, in_order, lacking
 from carma.recourse.candidates import lowest
 from carma.recourse.care import Care
 from carma.recourse.carma_settings import CarmaSettings
+from carma.recourse.climb import Climb
 from carma.recourse.compass import Compass
 from carma.recourse.doubt import Doubt, Uncertainty, quantile
 from carma.recourse.exact import ExactSolver
@@ -407,6 +408,9 @@ class Carma(Solver):
                 plans, owner = self._insisted(*some, plans, owner, n_plans)
             found.append((plans, rows[owner]))
             is_lost[rows[owner[torch.isfinite(plans.cost)]]] = False
+            for plans, owner in self._returned(people, before, rows[is_lost[rows]], care):
+                found.append((plans, owner))
+                is_lost[owner[torch.isfinite(plans.cost)]] = False
         is_open |= is_sought & memory.has_last_hope(people, foreseen)
         rows = is_lost.nonzero().squeeze(1)
         if len(rows):
@@ -506,24 +510,31 @@ class Carma(Solver):
             found = self._raced(some, whose, surplus, before, n_plans, care=Care.MUCH)
             plans, owner = in_order([(plans, owner), *found])
         lost = lacking(plans.has_plan, owner, len(people))
-        return in_order([(plans, owner), *self._returned(people, before, lost)])
+        return in_order([(plans, owner), *self._returned(people, before, lost, Care.MUCH)])
 
-    def _returned(self, people: People, before: Tensor, lost: Tensor) -> list[tuple[Plans, Tensor]]:
+    def _returned(
+        self, people: People, before: Tensor, lost: Tensor, care: Care
+    ) -> list[tuple[Plans, Tensor]]:
         """Plans of some people, by position, found on the way back from an accepted place."""
         some, whose = self._everywhere(people, lost)
         _, reach, place = self._looked(some)
-        rows = (reach >= 0).nonzero().squeeze(1)
-        rows = rows[lowest(-reach[rows], whose[rows], len(people), self.most_worlds)]
+        rows = lowest(-reach, whose, len(people), CLIMBED)
         if not len(rows):
             return []
-        some, whose = some[rows], whose[rows]
         with torch.inference_mode(False), torch.no_grad():
-            there = some.cloned()
-            drafts = Drafts(there.limits.widest[:, None], place[rows][:, None].clone())
+            there, whose = some[rows].cloned(), whose[rows]
+            climb = Climb(Target(self._follow, self.classifier, self.limits, 0.0), self.limits)
+            at_first = there.limits.widest, place[rows]
+            mask, values, surplus = climb.farthest(there, whose, *at_first)
+            works = (surplus >= 0).nonzero().squeeze(1)
+            if not len(works):
+                return []
+            there, whose = there[works], whose[works]
+            drafts = Drafts(mask[works][:, None], values[works][:, None])
             margin = torch.zeros_like(drafts.values[..., 0])
-            found = self._refinement.best(there, drafts, margin, 1, care=Care.MUCH)
+            found = self._refinement.best(there, drafts, margin, 1, care=care)
             proposal = self._told(found, len(there), self._refinement.effort(1, 1))
-            return [(self._answered(some, proposal, before[whose]), whose)]
+            return [(self._answered(there, proposal, before[whose]), whose)]
 
     def _raced(
         self,
@@ -766,6 +777,8 @@ LIKELY, LIKELIER = 3, 4
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes
 # point and the way there.
 LOOKS = 4
+# Places of each of them from which to climb to where plans start.
+CLIMBED = 2
 # Sets of features tried after each of several moves.
 AMONG = 1
 # Rounds of trials that repair plans on steps and levels, and how far these reach at first.

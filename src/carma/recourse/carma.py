@@ -438,12 +438,16 @@ class Carma(Solver):
         if not len(rows):
             return []
         some, whose, do = some[rows], whose[rows], do.each(lambda t: t[rows])
-        doubt, effort = self._sureness.of(some, do.mask, do.values), torch.ones_like(rows)
-        verdict, status = (
-            torch.full_like(rows, code) for code in (Status.NOT_FOUND.code, Status.AMORTIZED.code)
+        return [(self._as_it_is(some, do, Status.AMORTIZED, before[whose]), whose)]
+
+    def _as_it_is(self, people: People, do: Intervention, status: Status, before: Tensor) -> Plans:
+        """Plans that work, as they are, checked."""
+        doubt, effort = self._sureness.of(people, do.mask, do.values), torch.ones(len(people))
+        verdict, own = (
+            torch.full((len(people),), each.code) for each in (Status.NOT_FOUND, status)
         )
-        proposal = Proposal(do, effort, verdict, status, doubt)
-        return [(self._answered(some, proposal, before[whose]), whose)]
+        proposal = Proposal(do, effort.long(), verdict, own, doubt)
+        return self._answered(people, proposal, before)
 
     def _given_up(self, people: People, before: Tensor, effort: int) -> Plans:
         """No plans, for people for whom none is foreseen."""
@@ -518,23 +522,32 @@ class Carma(Solver):
         """Plans of some people, by position, found on the way back from an accepted place."""
         some, whose = self._everywhere(people, lost)
         _, reach, place = self._looked(some)
-        rows = lowest(-reach, whose, len(people), CLIMBED)
+        # A plan that more likely fails than holds is none after moves, but is one at home.
+        is_moved = torch.zeros_like(reach, dtype=torch.bool)
+        if some.given is not None:
+            is_moved = some.given.mask.any(dim=1)
+        rank = torch.where(is_moved, -reach, -torch.inf)
+        rows = lowest(rank, whose, len(people), 1 + CLIMBED)
         if not len(rows):
             return []
         with torch.inference_mode(False), torch.no_grad():
             there, whose = some[rows].cloned(), whose[rows]
             climb = Climb(Target(self._follow, self.classifier, self.limits, 0.0), self.limits)
             at_first = there.limits.widest, place[rows]
-            mask, values, surplus = climb.farthest(there, whose, *at_first)
+            mask, values, surplus = climb.farthest(there, *at_first)
             works = (surplus >= 0).nonzero().squeeze(1)
             if not len(works):
                 return []
             there, whose = there[works], whose[works]
-            drafts = Drafts(mask[works][:, None], values[works][:, None])
+            do = Intervention(mask[works], values[works])
+            drafts = Drafts(do.mask[:, None], do.values[:, None])
             margin = torch.zeros_like(drafts.values[..., 0])
             found = self._refinement.best(there, drafts, margin, 1, care=care)
             proposal = self._told(found, len(there), self._refinement.effort(1, 1))
-            return [(self._answered(there, proposal, before[whose]), whose)]
+            better = self._answered(there, proposal, before[whose])
+            # Between steps and levels, a plan that hardly works may be lost on the way back.
+            as_it_is = self._as_it_is(there, do, Status.REFINED, before[whose])
+            return [(better, whose), (as_it_is, whose)]
 
     def _raced(
         self,
@@ -777,7 +790,7 @@ LIKELY, LIKELIER = 3, 4
 # Looks at the box of each person who is hard to find a plan for, besides the corner to which slopes
 # point and the way there.
 LOOKS = 4
-# Places of each of them from which to climb to where plans start.
+# Places of each of them, besides home, from which to climb to where plans start.
 CLIMBED = 2
 # Sets of features tried after each of several moves.
 AMONG = 1

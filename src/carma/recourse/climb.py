@@ -31,13 +31,12 @@ class Climb:
         self._target, self._limits = target, limits
 
     def farthest(
-        self, people: People, whose: Tensor, mask: Tensor, values: Tensor
+        self, people: People, mask: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Where these climbs end.
 
         Args:
             people: n rows.
-            whose: Who each row is, shape ``(n,)``, int64: with one that works, all others stop.
             mask: Columns set at first, shape ``(n, d)``, bool; none where rules forbid that.
             values: Where they are set, same shape.
 
@@ -50,9 +49,7 @@ class Climb:
         columns = people.limits.can_move.any(dim=0).nonzero().squeeze(1).tolist()
         for places in PLACES:
             for column in columns:
-                works = torch.zeros(int(whose.max()) + 1, dtype=torch.bool)
-                works[whose[surplus >= 0]] = True
-                is_open = people.limits.can_move[:, column] & ~works[whose]
+                is_open = people.limits.can_move[:, column] & (surplus < 0)
                 rows = is_open.nonzero().squeeze(1)
                 if len(rows):
                     own = people[rows], mask[rows], values[rows], surplus[rows]

@@ -311,7 +311,7 @@ MORE = 3
 # What is done for those for whom no sure plan is foreseen: more plans of others are tried, plans
 # are sought, and searched for.
 AGAIN, SOUGHT, SEARCHED = 0, 1, 2
-STEPS = (_Step(0.02, 0.001, 2.0), _Step(0.1, 0.005), _Step(0.2, 0.002))
+STEPS = (_Step(0.02, 0.001, 2.0), _Step(0.1, 0.002), _Step(0.2, 0.002))
 # Share of the plans found that cost no more than is usual.
 USUAL = 0.99
 # How many times as dear foreseen plans may be on the whole.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -261,11 +263,41 @@ def test_there_is_hope_where_the_outlook_is_no_worse_than_where_more_was_found()
     assert remembered.has_last_hope(some, found).tolist() == [True, True, True, False]
     found.cost[1] = torch.inf
     assert remembered.has_hope(some, found).tolist() == [False, True, True, False]
-    # A sure plan that is dear beside those of others, and beside all that were searched for.
-    found.hoped[3], remembered.most = 0.1, torch.tensor(0.9)
+    # A sure plan that is dear beside all that were searched for.
+    remembered.most = torch.tensor(0.9)
     assert remembered.has_hope(some, found)[3]
     remembered.most = torch.tensor(1.0)
     assert not remembered.has_hope(some, found)[3]
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_for_dear_plans_more_of_others_are_tried(
+    monkeypatch: pytest.MonkeyPatch, *, blind: bool
+) -> None:
+    remembered = without_gates(learned(blind=blind)[0])
+    some = people(60)
+    before = remembered.best(some)
+    tried: list[Tensor] = []
+    again = Memory._again
+
+    def noted(*parts: Any) -> None:
+        tried.append(parts[-1])
+        again(*parts)
+
+    monkeypatch.setattr(Memory, "_again", noted)
+    remembered.dear = before.least[before.is_sure].median()
+    after = remembered.best(some)
+    is_dear = before.is_sure & (before.cost > remembered.dear)
+    assert torch.equal(torch.cat(tried), (is_dear | before.is_dear).nonzero().squeeze(1))
+    assert bool((after.least <= before.least).all())
+
+
+def without_gates(remembered: Memory) -> Memory:
+    """A copy that tries more for nobody without a sure plan."""
+    made = copy(remembered)
+    made.gates = torch.full_like(remembered.gates, torch.inf)
+    made.dear = torch.tensor(torch.inf)
+    return made
 
 
 def test_nothing_is_looked_for_where_looking_has_found_nothing() -> None:

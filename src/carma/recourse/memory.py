@@ -38,7 +38,8 @@ class Memory:
         has_wishes: Who may do less than others in their place, or finds it dearer, ``(n,)``, bool.
 
     Attributes:
-        most: What nearly all plans that were searched for cost at most.
+        dear: What most plans that were searched for cost at most.
+        most: What nearly all of them do.
         is_trusted: Whether foreseen plans cost training people about as little as those that were
             searched for them; if not, new people are searched for as well.
     """
@@ -56,7 +57,7 @@ class Memory:
         self.known = known
         # Of each step, for those with and without wishes, to any plan and to a sure one.
         self.gates = torch.full((len(STEPS), 2, 2), -torch.inf, dtype=torch.float64)
-        self.most = torch.tensor(torch.inf, dtype=torch.float64)
+        self.dear = self.most = torch.tensor(torch.inf, dtype=torch.float64)
         self.is_trusted = torch.tensor(False)
         self._forecast, self._foresight = forecast, foresight
         self._recall, self._retrieval = recall, retrieval
@@ -73,7 +74,7 @@ class Memory:
 
     def _best(self, people: People, seen: Tensor, known: Precedents) -> Foreseen:
         found = self._foresight.best(people, seen, known)
-        lost = (self._may(people, found, AGAIN) | found.is_dear).nonzero().squeeze(1)
+        lost = (self._may(people, found, AGAIN) | self._is_dear(found)).nonzero().squeeze(1)
         if len(lost):
             self._again(found, people, seen, known, lost)
         return found
@@ -85,13 +86,16 @@ class Memory:
         again = self._foresight.best(people[lost], seen[lost], known, times=MORE)
         found.take_better(lost, again)
 
+    def _is_dear(self, foreseen: Foreseen) -> Tensor:
+        """Whose plan may be cheaper: it is dear beside another one, or beside all others."""
+        return foreseen.is_dear | _exceeds(foreseen, self.dear)
+
     def has_hope(self, people: People, foreseen: Foreseen) -> Tensor:
         """For whom walks may find what was not foreseen: a sure plan, or any; ``(n,)``, bool.
 
         And a cheaper one for the few whose plan is dear beside all others.
         """
-        is_dear = foreseen.is_dear & (foreseen.cost > self.most)
-        return is_dear | self._may(people, foreseen, SOUGHT)
+        return _exceeds(foreseen, self.most) | self._may(people, foreseen, SOUGHT)
 
     def has_last_hope(self, people: People, foreseen: Foreseen) -> Tensor:
         """For whom only a search may find that, where walks do not either; ``(n,)``, bool."""
@@ -187,12 +191,14 @@ class Memory:
         lacks, missed = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
         paid = torch.full_like(found.cost, torch.inf)
         had = torch.stack([torch.isfinite(found.cost), found.is_sure])
+        if bool(found.is_sure.any()):
+            self.dear, self.most = found.cost[found.is_sure].quantile(USUAL)
         for rows, known in folds:
             some, own = people[rows], seen[rows]
             foreseen = self._foresight.best(some, own, known)
             for step in range(len(STEPS)):
                 if step == SOUGHT:
-                    again = (~foreseen.is_sure | foreseen.is_dear).nonzero().squeeze(1)
+                    again = (~foreseen.is_sure | self._is_dear(foreseen)).nonzero().squeeze(1)
                     self._again(foreseen, some, own, known, again)
                 without = ~torch.stack([torch.isfinite(foreseen.cost), foreseen.is_sure])
                 lost = had[:, rows] & without
@@ -206,8 +212,6 @@ class Memory:
             most_lost = rule.lost * int((had[place] & group).sum())
             parts = (outlook[step, place, rows], missed[step, place, rows])
             self.gates[step, wish, place] = rule.gate(*parts, most_lost)
-        if bool(found.is_sure.any()):
-            self.most = found.cost[found.is_sure].quantile(USUAL)
         both = found.is_sure & torch.isfinite(paid)
         is_dear = float(paid[both].sum()) > DEARER * float(found.cost[both].sum())
         self.is_trusted.fill_(bool(both.any()) and not is_dear)
@@ -248,7 +252,7 @@ class Memory:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take what was learned before; see ``tensors``."""
-        self.gates, self.most = tensors["gates"], tensors["most"]
+        self.gates, self.dear, self.most = (tensors[name] for name in ("gates", "dear", "most"))
         self.is_trusted = tensors["is_trusted"]
         for name, network in self._networks.items():
             network.load_state_dict(unprefixed(name, tensors))
@@ -257,7 +261,8 @@ class Memory:
     def tensors(self) -> dict[str, Tensor]:
         """All that is remembered, by name."""
         known = prefixed("precedents", self.known.as_tensors())
-        own = {"gates": self.gates, "most": self.most, "is_trusted": self.is_trusted}
+        own = {"gates": self.gates, "is_trusted": self.is_trusted}
+        own |= {"dear": self.dear, "most": self.most}
         for name, network in self._networks.items():
             own |= prefixed(name, network.state_dict())
         return known | own
@@ -265,6 +270,11 @@ class Memory:
     @property
     def _networks(self) -> dict[str, nn.Module]:
         return {"forecast": self._forecast, "retrieval": self._retrieval}
+
+
+def _exceeds(foreseen: Foreseen, usual: Tensor) -> Tensor:
+    """Whose sure plan costs more than is usual, bool."""
+    return foreseen.is_sure & (foreseen.cost > usual)
 
 
 @dataclass(frozen=True)
@@ -312,8 +322,8 @@ MORE = 3
 # are sought, and searched for.
 AGAIN, SOUGHT, SEARCHED = 0, 1, 2
 STEPS = (_Step(0.02, 0.001, 2.0), _Step(0.1, 0.002), _Step(0.2, 0.002))
-# Share of the plans found that cost no more than is usual.
-USUAL = 0.99
+# Shares of the plans found that cost no more than what is dear, and than nearly all do.
+USUAL = torch.tensor([0.95, 0.99], dtype=torch.float64)
 # How many times as dear foreseen plans may be on the whole.
 DEARER = 1.02
 # Parts of the people, each of which is foreseen by plans of the others.

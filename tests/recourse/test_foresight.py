@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tests.recourse.test_recall import known_plans, limits_of, people, recall, world
 from torch import Tensor
 
+import carma.recourse.memory as memories
 from carma import TrainingSettings
 from carma.recourse.candidates import Candidates
 from carma.recourse.doubt import Doubt
@@ -18,7 +20,7 @@ from carma.recourse.findings import Findings
 from carma.recourse.forecast import Forecast, ForecastTarget
 from carma.recourse.foreseen import Foreseen
 from carma.recourse.foresight import Foresight
-from carma.recourse.memory import Memory, _Step
+from carma.recourse.memory import STEPS, Memory, _Step
 from carma.recourse.pattern import PatternSearch
 from carma.recourse.retrieval import Retrieval
 from carma.recourse.starts import spread_evenly
@@ -300,7 +302,10 @@ def without_gates(remembered: Memory) -> Memory:
     return made
 
 
-def test_nothing_is_looked_for_where_looking_has_found_nothing() -> None:
+def test_nothing_is_looked_for_where_looking_has_found_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memories, "STEPS", tuple(replace(step, rare=0.0) for step in STEPS))
     remembered, _, _, _ = memory()
     some = people(60)
     nothing = torch.zeros(60, dtype=torch.bool)
@@ -309,6 +314,20 @@ def test_nothing_is_looked_for_where_looking_has_found_nothing() -> None:
     remembered._examine(some, describe(some), folds, found)
     assert torch.equal(remembered.gates, torch.zeros_like(remembered.gates))
     assert not remembered.is_trusted
+
+
+def test_where_hardly_anybody_goes_without_all_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remembered = copy(learned()[0])
+    remembered.gates = remembered.gates.clone()
+    some, found = people(60), findings()
+    monkeypatch.setattr(memories, "STEPS", tuple(replace(step, rare=1.1) for step in STEPS))
+    remembered._examine(some, describe(some), remembered._folds(found.is_sure), found)
+    assert bool(torch.isneginf(remembered.gates).all())
+    monkeypatch.setattr(memories, "STEPS", tuple(replace(step, rare=0.0) for step in STEPS))
+    remembered._examine(some, describe(some), remembered._folds(found.is_sure), found)
+    assert not torch.isneginf(remembered.gates).any()
 
 
 def test_gates_are_where_so_many_of_the_plans_that_were_found_are_kept() -> None:

@@ -209,6 +209,10 @@ class Memory:
         for (step, rule), wish, place in product(enumerate(STEPS), range(2), range(2)):
             group = wishes == bool(wish)
             rows = (lacks[step, place] & group).nonzero().squeeze(1)
+            if len(rows) < rule.rare * int(group.sum()):
+                # Too few to learn from, and too few to matter for what it takes.
+                self.gates[step, wish, place] = -torch.inf
+                continue
             most_lost = rule.lost * int((had[place] & group).sum())
             parts = (outlook[step, place, rows], missed[step, place, rows])
             self.gates[step, wish, place] = rule.gate(*parts, most_lost)
@@ -285,11 +289,13 @@ class _Step:
         chance: That it finds something, at least.
         lost: Share of all plans that may be lost by not doing it, at most.
         caution: How many times as far from acceptance as where it did, it may still find some.
+        rare: Share of people without a plan below which it is done for all of them.
     """
 
     chance: float
     lost: float
     caution: float = 1.0
+    rare: float = 0.0
 
     def gate(self, outlook: Tensor, is_found: Tensor, most_lost: float) -> float:
         """Outlook from which on it pays.
@@ -321,7 +327,7 @@ MORE = 3
 # What is done for those for whom no sure plan is foreseen: more plans of others are tried, plans
 # are sought, and searched for.
 AGAIN, SOUGHT, SEARCHED = 0, 1, 2
-STEPS = (_Step(0.02, 0.001, 2.0), _Step(0.1, 0.002), _Step(0.2, 0.002))
+STEPS = (_Step(0.02, 0.001, 2.0, 0.01), _Step(0.1, 0.002, rare=0.005), _Step(0.2, 0.002))
 # Shares of the plans found that cost no more than what is dear, and than nearly all do.
 USUAL = torch.tensor([0.95, 0.99], dtype=torch.float64)
 # How many times as dear foreseen plans may be on the whole.

@@ -88,6 +88,7 @@ class Solver(ABC):
         self.cost: Cost = cost or SquaredCost(self.encoding, causal_model.statistics_)
         self.limits = PlanLimits(self.encoding, causal_model.statistics_)
         self._switches = Switches(self.encoding, self._follow)
+        self._bare_target = Target(self._follow, classifier, self.limits, 0.0)
 
     @property
     @abstractmethod
@@ -397,8 +398,8 @@ class Solver(ABC):
 
     def _surplus(self, people: People) -> Tensor:
         """Log-odds past the decision where people stand, shape ``(n,)``."""
-        target = Target(self._follow, self.classifier, self.limits, 0.0)
-        return target.surplus(people, torch.zeros_like(people.limits.may_act), people.x)
+        nothing = torch.zeros_like(people.limits.may_act)
+        return self._bare_target.surplus(people, nothing, people.x)
 
     def _with_moves(
         self, people: People, before: Tensor, plans: Plans, owner: Tensor, n_plans: int

@@ -165,14 +165,22 @@ class Carma(Solver):
                 self._target, *parts, *margin, steps, patterns, neighbours, scale, keep
             )
             return
-        target = Target(self._follow, classifier, self.limits, 0.0)
         trials, polish = (
-            PatternSearch(target, *parts, shares, keep, rounds, BLIND_REACH)
+            PatternSearch(self._bare_target, *parts, shares, keep, rounds, BLIND_REACH)
             for rounds in (BLIND_TRIALS, BLIND_POLISH)
         )
         real = (Doubt(model, classifier), spreads)
         self._refinement = Grounding(
-            self._target, target, *parts, *real, steps, trials, polish, neighbours, scale, keep
+            self._target,
+            self._bare_target,
+            *parts,
+            *real,
+            steps,
+            trials,
+            polish,
+            neighbours,
+            scale,
+            keep,
         )
 
     @property
@@ -433,8 +441,7 @@ class Carma(Solver):
         if self._compass is not None:
             some, whose = self._likely(self._compass, some, LIKELY)
         do = self._one_pass(some).intervention
-        target = Target(self._follow, self.classifier, self.limits, 0.0)
-        rows = (target.surplus(some, do.mask, do.values) >= 0).nonzero().squeeze(1)
+        rows = (self._bare_target.surplus(some, do.mask, do.values) >= 0).nonzero().squeeze(1)
         if not len(rows):
             return []
         some, whose, do = some[rows], whose[rows], do.each(lambda t: t[rows])
@@ -442,11 +449,11 @@ class Carma(Solver):
 
     def _as_it_is(self, people: People, do: Intervention, status: Status, before: Tensor) -> Plans:
         """Plans that work, as they are, checked."""
-        doubt, effort = self._sureness.of(people, do.mask, do.values), torch.ones(len(people))
-        verdict, own = (
-            torch.full((len(people),), each.code) for each in (Status.NOT_FOUND, status)
+        doubt = self._sureness.of(people, do.mask, do.values)
+        effort, verdict, own = (
+            torch.full((len(people),), each) for each in (1, Status.NOT_FOUND.code, status.code)
         )
-        proposal = Proposal(do, effort.long(), verdict, own, doubt)
+        proposal = Proposal(do, effort, verdict, own, doubt)
         return self._answered(people, proposal, before)
 
     def _given_up(self, people: People, before: Tensor, effort: int) -> Plans:
@@ -532,9 +539,8 @@ class Carma(Solver):
             return []
         with torch.inference_mode(False), torch.no_grad():
             there, whose = some[rows].cloned(), whose[rows]
-            climb = Climb(Target(self._follow, self.classifier, self.limits, 0.0), self.limits)
-            at_first = there.limits.widest, place[rows]
-            mask, values, surplus = climb.farthest(there, *at_first)
+            climb = Climb(self._bare_target, self.limits)
+            mask, values, surplus = climb.farthest(there, there.limits.widest, place[rows])
             works = (surplus >= 0).nonzero().squeeze(1)
             if not len(works):
                 return []
@@ -595,13 +601,12 @@ class Carma(Solver):
             some, mask = people.cloned(), every.clone()
             _, slope = self._target.surplus_and_slope(some, mask, some.stand)
         corner = torch.where(slope > 0, box.upper, torch.where(slope < 0, box.lower, people.x))
-        target = Target(self._follow, self.classifier, self.limits, 0.0)
         width, reach, place = box.upper - box.lower, surplus, people.x
         points = [corner, (corner + people.x) / 2]
         points += [box.lower + share * width for share in self._spread]
         for values in points:
             values = torch.where(every, self.limits.project(people.x, values, box), people.x)
-            seen = target.surplus(people, every, values)
+            seen = self._bare_target.surplus(people, every, values)
             place = torch.where((seen > reach)[:, None], values, place)
             reach = torch.maximum(reach, seen)
         return surplus, reach, place
@@ -704,7 +709,6 @@ class Carma(Solver):
             statistics, hidden = model.statistics_, self.settings.forecast_hidden
             forecast = Forecast(columns, statistics, u, float(self._policy.steepness), hidden)
             retrieval = Retrieval(columns, statistics, self._policy.n_inputs)
-        target = Target(self._follow, classifier, limits, 0.0)
         foreseen = ForecastTarget(classifier, limits, forecast)
         patterns = None
         if not classifier.has_slope:
@@ -717,7 +721,7 @@ class Carma(Solver):
         std = model.statistics_.std
         doubt = (self._sureness, self._spreads)
         scale = torch.where(std > 0, std, 1.0)
-        parts = (target, foreseen, cost, limits, *doubt, patterns, scale)
+        parts = (self._bare_target, foreseen, cost, limits, *doubt, patterns, scale)
         describe = self._policy.describe
         foresight = Foresight(recall, retrieval, *parts)
         around = (recall, retrieval, describe, self._has_wishes)

@@ -47,13 +47,13 @@ class Climb:
         values = torch.where(mask, values, people.x)
         surplus = self._target.surplus(people, mask, values)
         columns = people.limits.can_move.any(dim=0).nonzero().squeeze(1).tolist()
-        for places in PLACES:
+        for is_anywhere, shares in PLACES:
             for column in columns:
                 is_open = people.limits.can_move[:, column] & (surplus < 0)
                 rows = is_open.nonzero().squeeze(1)
                 if len(rows):
                     own = people[rows], mask[rows], values[rows], surplus[rows]
-                    moved = self._moved(*own, column, places)
+                    moved = self._moved(*own, column, is_anywhere, shares)
                     mask[rows], values[rows], surplus[rows] = moved
         return mask, values, surplus
 
@@ -64,15 +64,14 @@ class Climb:
         values: Tensor,
         surplus: Tensor,
         column: int,
-        places: tuple[float, ...] | float,
+        is_anywhere: bool,
+        shares: tuple[float, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with one column where it leads farthest."""
         box, own = people.limits, values[:, column, None]
         low, high = box.lower[:, column, None], box.upper[:, column, None]
-        if isinstance(places, tuple):
-            tried = low + (high - low) * torch.tensor(places, dtype=values.dtype)
-        else:
-            tried = own + places * (high - low) * torch.tensor([-1.0, 1.0], dtype=values.dtype)
+        start = low if is_anywhere else own
+        tried = start + (high - low) * torch.tensor(shares, dtype=values.dtype)
         n, k = len(values), tried.shape[1] + 1
         many = people.repeated(k)
         masks, trials = mask.repeat_interleave(k, 0), values.repeat_interleave(k, 0)
@@ -92,10 +91,10 @@ class Climb:
         return mask, values, torch.where(better, most, surplus)
 
 
-# Where columns are tried: shares of the box, then so far to either side.
-PLACES: tuple[tuple[float, ...] | float, ...] = (
-    (0.0, 0.12, 0.35, 0.65, 1.0),
-    0.1,
-    0.03,
-    0.01,
+# Where columns are tried, in shares of the box: from its lower end on, then around where they are.
+PLACES = (
+    (True, (0.0, 0.12, 0.35, 0.65, 1.0)),
+    (False, (-0.1, 0.1)),
+    (False, (-0.03, 0.03)),
+    (False, (-0.01, 0.01)),
 )

@@ -146,7 +146,6 @@ class ExactSolver(Solver):
         self.settings = chosen = settings or ExactSettings()
         check_margin(type(self).__name__, chosen.margin, classifier)
         self._target = Target(self._follow, classifier, self.limits, chosen.margin)
-        self._bare_target = Target(self._follow, classifier, self.limits, 0.0)
         self._doubt = self._new_doubt()
         self._columns = self.encoding.actionable
         self._linear = self._linear_search(self._target)

@@ -408,6 +408,27 @@ def test_who_was_promised_too_much_still_gets_a_sure_plan() -> None:
     assert int(found.is_sure.sum()) >= 0.9 * int(usual.is_sure.sum())
 
 
+def test_what_may_save_much_is_checked_though_it_may_not_be_sure() -> None:
+    foresight = parts(blind=True)[2]
+    unit = foresight._forecast.unit
+    owner = torch.tensor([0, 0, 0, 0, 1, 1])
+    cost = torch.tensor([9.0, 2.0, 3.0, 8.9, 2.0, 9.0], dtype=torch.float64)
+    beyond = torch.tensor([0.3, -0.1, -3.0, -0.1, -0.1, -0.2], dtype=torch.float64) * unit
+    # The chance of half a forecast's error, times what would be saved; of whom nothing is likely
+    # to be sure, nothing is known that it would save.
+    chance = 1 / (1 + torch.e)
+    expected = torch.tensor([-torch.inf, chance * 7 / 9] + 4 * [-torch.inf], dtype=torch.float64)
+    torch.testing.assert_close(foresight._hoped(beyond, cost, owner, 2), expected)
+    rows = people(2)[owner]
+    actions, tried = rows.limits.may_act, torch.zeros(2, dtype=torch.long)
+    plans = Candidates(people(2), owner, actions, rows.x + cost[:, None], cost, tried)
+    outlook = torch.stack([beyond, beyond], dim=1)
+    whose, _, values, _ = foresight._likely(plans, outlook, 1)
+    chosen = {(int(i), float(v)) for i, v in zip(whose, values[:, 0], strict=True)}
+    added = rows.x[:, 0] + cost
+    assert chosen == {(int(owner[row]), float(added[row])) for row in (0, 1, 4, 5)}
+
+
 def test_what_was_learned_comes_back() -> None:
     remembered, _, foreseen, _ = learned()
     again, _, other, _ = memory()

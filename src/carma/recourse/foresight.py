@@ -302,7 +302,9 @@ class Foresight:
     def _likely(self, plans: Candidates, outlook: Tensor, count: int) -> Starts:
         """Plans of others that are likely to be sure, the cheapest of each person, and safer ones.
 
-        Of whom none is, the surest ones, and those that lead farthest.
+        And some that are less likely to be, but so cheap that a check is worth its time, as in
+        expected improvement (Jones, Schonlau & Welch 1998, Journal of Global Optimization 13). Of
+        whom none is likely, the surest ones, and those that lead farthest.
 
         Args:
             plans: Of n people.
@@ -323,8 +325,21 @@ class Foresight:
             safe = torch.where(beyond >= share * self._forecast.unit, cost, torch.inf)
             chosen.append(_cheapest(safe, owner, n, 1))
         farthest = torch.where(has_likely[owner], torch.inf, -ahead)
+        chosen.append(_cheapest(-self._hoped(beyond, cost, owner, n), owner, n, BOLD))
         top = _joined(*chosen, _cheapest(farthest, owner, n, OTHERWISE))
         return owner[top], plans.mask[top], plans.values[top], outlook[top]
+
+    def _hoped(self, beyond: Tensor, cost: Tensor, owner: Tensor, n: int) -> Tensor:
+        """Share of the cost of what is likely to be sure that each plan is hoped to save.
+
+        Plans that are thought to fall short a little save much, or are not sure. Minus infinity
+        where that does not pay.
+        """
+        likely = torch.where(beyond >= -self._spare, cost, torch.inf)
+        least = likely.new_full((n,), torch.inf).scatter_reduce(0, owner, likely, "amin")[owner]
+        chance = torch.sigmoid(beyond / (DOUBTED * self._forecast.unit))
+        hoped = torch.where(torch.isfinite(least), (1 - cost / least) * chance, 0.0)
+        return torch.where(hoped >= WORTH, hoped, -torch.inf)
 
     def _sure(self, people: People, likely: Starts, best: Foreseen, checks: int) -> Starts:
         """The cheapest of each person that turns out to be sure.
@@ -511,7 +526,10 @@ PUSHES = (1e-5, 3e-3, 0.1)
 TURNS, FAILURES, SPARE = 4, 2, 0.03
 # Plans of others that are checked for each person before one is improved; more for those who have
 # no plan at all.
-MEASURED, OTHERWISE = 5, 2
+MEASURED, OTHERWISE = 7, 2
+# Of these, at most, those that are less likely to be sure but hoped to save this share of the cost;
+# how far forecasts are off, as a share of the log-odds that people typically lack.
+BOLD, WORTH, DOUBTED = 3, 0.02, 0.1
 # What a plan is thought to have beyond its margin where it looks sure, and where it is ever safer,
 # as shares of the log-odds that people typically lack.
 SAFE, SAFER = 0.05, (0.1, 0.25, 0.5, 1.0)

@@ -27,6 +27,7 @@ COLUMNS = (
     ("coverage_of_search", "of the search's %", ".1f"),
     ("validity", "causal validity %", ".1f"),
     ("agreement", "second model %", ".1f"),
+    ("agreement_at_target", "of sure plans %", ".1f"),
     ("violations", "violations", ".0f"),
     ("lost_in_file", "lost in the file", ".0f"),
     ("cost_x100", "cost x 100", ".2f"),

@@ -133,6 +133,13 @@ def test_the_rival_has_seen_other_rows(arena: RealArena) -> None:
     own, other = arena.works(result), arena.works(result, arena.rival)
     assert torch.equal(own, result.plans.has_plan)
     assert (other <= result.plans.has_plan).all()
+    told = zip(result.plans.expected_validity.tolist(), other.tolist(), own.tolist(), strict=True)
+    known = [(validity, agrees) for validity, agrees, has_plan in told if has_plan]
+    sure = [agrees for validity, agrees in known if validity > arena.settings.validity - 1e-6]
+    assert sure
+    record = measure_real(arena, REAL_METHODS["carma"])
+    assert record["agreement"] == pytest.approx(100 * sum(a for _, a in known) / len(known))
+    assert record["agreement_at_target"] == pytest.approx(100 * sum(sure) / len(sure))
     frames = [arena.data.frame(part) for part in ("causal", "rival")]
     assert set(frames[0].index).isdisjoint(frames[1].index)
     x = arena.data.encoded("causal")[:50]

@@ -141,12 +141,18 @@ class RealArena:
         """Rows of the past, gaps filled in, for solvers that learn: shape ``(n, d)``."""
         return self.causal_model.impute(self.data.encoded("recourse"))
 
+    @property
+    def settings(self) -> CarmaSettings:
+        """Those of CARMA."""
+        settings = self.problem.solver
+        if isinstance(settings, CarmaSettings):
+            return settings
+        return CarmaSettings(training=replace(settings.training, seed=self.seed))
+
     @cached_property
     def carma(self) -> Carma:
         """CARMA, fitted; its time includes that of filling in gaps."""
-        settings = self.problem.solver
-        if not isinstance(settings, CarmaSettings):
-            settings = CarmaSettings(training=replace(settings.training, seed=self.seed))
+        settings = self.settings
         solver = Carma(self.causal_model, self.classifier, cost=self.cost, settings=settings)
         past = self.data.encoded("recourse")
         return self._timed("carma", lambda: solver.fit(past, progress=self.progress))

@@ -22,6 +22,7 @@ from carma.evaluation.survival import accepted, reread
 from carma.problem import Problem
 from carma.recourse.base import Solver
 from carma.recourse.carma import Carma
+from carma.recourse.menus import falls_short
 from carma.table import labels
 
 __all__ = ["REAL_FIELDS", "RealKey", "compare_real", "measure_real"]
@@ -43,6 +44,8 @@ REAL_FIELDS = {
     "coverage_of_search": "percent verified of the people for whom the search finds a plan",
     "validity": "percent of plans accepted under the learned causal model",
     "agreement": "percent of plans accepted under the rival, fitted on other rows",
+    "agreement_at_target": "the same without plans that hold with less than CARMA's validity "
+    "under the learned model, where nothing better was found",
     "violations": "things wrong with the plans, found again from their table",
     "violation_rules": "their number by rule",
     "lost_in_file": "plans accepted before they were written and read back, and not after",
@@ -238,6 +241,8 @@ def measure_real(
     search = arena.searched()
     some = slice(len(search.cost))
     metrics = evaluate(result, arena.cost)
+    agrees = arena.works(result, arena.rival)
+    is_sure = plans.has_plan & ~falls_short(plans, arena.settings.validity)
     price = torch.where(works, plans.cost, torch.nan)[some]
     return {
         "n_people": metrics.n_people,
@@ -246,7 +251,8 @@ def measure_real(
         "n_searched": len(search.cost),
         "coverage_of_search": _percent(verified[some][search.has_plan]),
         "validity": _percent(works[plans.has_plan]),
-        "agreement": _percent(arena.works(result, arena.rival)[plans.has_plan]),
+        "agreement": _percent(agrees[plans.has_plan]),
+        "agreement_at_target": _percent(agrees[is_sure]),
         "violations": len(wrong),
         "violation_rules": {str(k): int(v) for k, v in wrong["rule"].value_counts().items()},
         "lost_in_file": int((works & ~is_kept).sum()),

@@ -122,7 +122,7 @@ class Foresight:
     @property
     def effort(self) -> int:
         """Counterfactuals computed for each person at most, but for those under doubt."""
-        return TURNS if self._patterns is None else TURNS + MEASURED + OTHERWISE
+        return TURNS if self._patterns is None else TURNS + MEASURED[0] + OTHERWISE
 
     def best(
         self,
@@ -144,7 +144,7 @@ class Foresight:
             notes: Where to put owner, mask and values of plans on the way, to learn from.
         """
         n, starts = len(people), []
-        walks, checks = self._patterns is None and times == 1, MEASURED * min(times, 2)
+        walks, checks = self._patterns is None and times == 1, MEASURED[min(times, 2) - 1]
         found = Foreseen.none(people, self._doubt)
         near = self.near(seen, known, times * self._near)
         for rows in torch.split(torch.arange(n), max(1, AT_ONCE // (times * self._near))):
@@ -361,7 +361,7 @@ class Foresight:
         shown = torch.full_like(best.outlook, -torch.inf)
         for turn in range(checks + OTHERWISE):
             rank = torch.where(beyond >= worst[owner], cost, FAR - beyond)
-            if turn == MEASURED:
+            if turn == MEASURED[0]:
                 # Whose plans have all failed so far, hardly ever has one that does not.
                 is_open &= best.is_sure[owner] | ~torch.isfinite(best.cost[owner])
             if turn >= checks:
@@ -524,9 +524,9 @@ PUSHES = (1e-5, 3e-3, 0.1)
 # Checks of each person's plans at most, and where none of them shows one to be sure; what past
 # the margin is not worth another one, as a share of the log-odds that people typically lack.
 TURNS, FAILURES, SPARE = 4, 2, 0.03
-# Plans of others that are checked for each person before one is improved; more for those who have
-# no plan at all.
-MEASURED, OTHERWISE = 7, 2
+# Plans of others that are checked for each person before one is improved, usually and where more
+# are tried; more for those who have no plan at all.
+MEASURED, OTHERWISE = (7, 10), 2
 # Of these, at most, those that are less likely to be sure but hoped to save this share of the cost;
 # how far forecasts are off, as a share of the log-odds that people typically lack.
 BOLD, WORTH, DOUBTED = 3, 0.02, 0.1

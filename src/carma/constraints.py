@@ -149,13 +149,17 @@ def are_finite(rows: Tensor) -> Tensor:
 class PlanLimits:
     """What a schema allows: declared bounds, directions, steps and levels.
 
-    A feature without declared bounds may move within the range of the training table. A
-    person's own value is always inside the box, also when it lies outside that range.
+    A feature without declared bounds may move within the range of the training table, and a
+    nominal one to the levels that somebody has there. A person's own value is always inside the
+    box, also when it lies outside that range.
 
     Args:
         encoding: Of the schema.
         statistics: Of the training table; without it, a feature without declared bounds may
             move anywhere.
+
+    Attributes:
+        moves: Which moves between levels are open, bool, ``(from, to)``; by feature.
 
     Example:
         >>> from carma.benchmarks import load
@@ -176,14 +180,18 @@ class PlanLimits:
             self._lower, self._upper = statistics.minimum.clone(), statistics.maximum.clone()
         self.rules = ColumnRules(encoding)
         self._has_rules = encoding.schema.rules != ActionRules()
-        self._switches = [
-            (
-                feature,
-                torch.stack([encoding.at_level(feature, i) for i in range(len(feature.levels))]),
-                torch.tensor(feature.move_costs, dtype=torch.float64).isfinite(),
-            )
-            for feature in encoding.schema.switches
-        ]
+        absent = torch.zeros(d, dtype=torch.bool)
+        if statistics is not None:
+            absent = statistics.absent(encoding)
+        self.moves: dict[str, Tensor] = {}
+        self._switches = []
+        for feature in encoding.schema.switches:
+            is_open = torch.tensor(feature.move_costs, dtype=torch.float64).isfinite()
+            if feature.kind == "nominal":
+                is_open &= ~absent[encoding.block(feature.name)]
+            levels = [encoding.at_level(feature, i) for i in range(len(feature.levels))]
+            self.moves[feature.name] = is_open
+            self._switches.append((feature, torch.stack(levels), is_open))
         self._by_level = encoding.moved_by_level
         self._width = torch.ones(d, dtype=torch.float64)
         if statistics is not None:

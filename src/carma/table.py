@@ -494,6 +494,13 @@ class Statistics:
         std = torch.where(constant, 1.0, x.std(0, correction=0))
         return cls(x.mean(0), std, minimum, maximum)
 
+    def absent(self, encoding: Encoding) -> Tensor:
+        """Columns of nominal levels that nobody has, shape ``(d,)``, bool."""
+        is_nominal = torch.tensor(
+            [encoding.schema.features[owner].kind == "nominal" for owner in encoding.owners]
+        )
+        return is_nominal & (self.maximum == 0)
+
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the four tensors by name."""
         return {name: getattr(self, name) for name in ("mean", "std", "minimum", "maximum")}

@@ -71,7 +71,7 @@ def everybody() -> People:
 
 
 def made() -> Switches:
-    return Switches(ENCODING, follow)
+    return Switches(PlanLimits(ENCODING, None), follow)
 
 
 def listed() -> list[dict[str, int]]:
@@ -196,11 +196,11 @@ def test_combinations_of_many_features_are_left_out() -> None:
     for n, expected in ((2, 3), (3, 7), (5, 31), (6, 21), (8, 36), (9, 9)):
         some = plans[:n]
         graph = CausalGraph(tuple(f.name for f in some))
-        assert len(Switches(Encoding(Schema(some, graph)), follow)) == expected
+        limits = PlanLimits(Encoding(Schema(some, graph)), None)
+        assert len(Switches(limits, follow)) == expected
     wide = Feature("job", "nominal", levels=tuple(range(switches.MOST + 5)), role="actionable")
-    assert len(Switches(Encoding(Schema((wide,), CausalGraph(("job",)))), follow)) == len(
-        wide.levels
-    )
+    limits = PlanLimits(Encoding(Schema((wide,), CausalGraph(("job",)))), None)
+    assert len(Switches(limits, follow)) == len(wide.levels)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

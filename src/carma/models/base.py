@@ -98,6 +98,15 @@ class CausalModel(ABC):
         return hasattr(self, "statistics_")
 
     @property
+    def unknown_levels(self) -> Tensor:
+        """Columns of nominal levels about which nothing was learned: nobody had them.
+
+        Shape ``(d,)``, bool. Solvers tell people who have one that there is no plan for them
+        (``unknown_level``). Other features have levels on a scale, which models go along.
+        """
+        return self.statistics_.absent(self.encoding)
+
+    @property
     def adjacency(self) -> Tensor:
         """Shape ``(d, d)``, bool: ``[i, j]`` true when column ``j`` acts on column ``i``."""
         return self.encoding.adjacency

@@ -87,7 +87,8 @@ class Solver(ABC):
         self.encoding = causal_model.encoding
         self.cost: Cost = cost or SquaredCost(self.encoding, causal_model.statistics_)
         self.limits = PlanLimits(self.encoding, causal_model.statistics_)
-        self._switches = Switches(self.encoding, self._follow)
+        self._switches = Switches(self.limits, self._follow)
+        self._unknown = causal_model.unknown_levels.nonzero().squeeze(1)
         self._bare_target = Target(self._follow, classifier, self.limits, 0.0)
 
     @property
@@ -333,10 +334,13 @@ class Solver(ABC):
             self._seen(people, x, torch.zeros_like(x, dtype=torch.bool))
         )
         is_open = ~self.classifier.decision.accepts(before)
+        is_unknown = is_open & (x[:, self._unknown] > 0).any(dim=1)
+        is_open &= ~is_unknown
         if len(x) and bool(is_open.all()):
             return self._answer(people, before, n_plans)
         best = Plans.nothing_to_do(x, before)
-        menus = [best, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
+        best.put(is_unknown, Plans.without(x, before, Status.UNKNOWN_LEVEL)[is_unknown])
+        menus = [best, *(Plans.without(x, before, Status.NO_OTHER) for _ in range(n_plans - 1))]
         if bool(is_open.any()):
             answers = self._answer(people[is_open], before[is_open], n_plans)
             for plans, part in zip(menus, answers, strict=True):
@@ -350,7 +354,7 @@ class Solver(ABC):
         n = len(people)
         plans, owner = self._plans(people, before, n_plans)
         if len(owner) == n:
-            return [plans, *(Plans.no_other(x, before) for _ in range(n_plans - 1))]
+            return [plans, *(Plans.without(x, before, Status.NO_OTHER) for _ in range(n_plans - 1))]
         effort = torch.zeros(n, dtype=torch.long).index_add(0, owner, plans.n_evaluations)
         plans.n_evaluations.copy_(effort[owner])
         return menus_of(plans, owner, x, before, n_plans, self.encoding.actions, self.validity)

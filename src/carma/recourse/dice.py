@@ -205,8 +205,8 @@ class Dice(Solver):
         for name in self.schema.actionable:
             feature, where = self.schema[name], self.encoding.block(name)
             if feature.is_switch:
-                costs = feature.move_costs[int(self.encoding.level(x, feature)[0])]
-                levels = [str(i) for i, price in enumerate(costs) if math.isfinite(price)]
+                is_open = self.limits.moves[name][self.encoding.level(x, feature)[0]]
+                levels = [str(i) for i in is_open.nonzero().squeeze(1).tolist()]
                 if bool(limits.may_act[0, where.start]) and len(levels) > 1:
                     ranges[name] = levels
                 continue

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from carma.recourse.candidates import lowest
 from carma.recourse.plans import Plans
+from carma.recourse.status import Status
 
 __all__ = ["falls_short", "menus_of"]
 
@@ -61,7 +62,7 @@ def menus_of(
     row, offered = row.gather(1, rank), (works & ~is_useless).gather(1, rank)
     menus = [plans[row[:, 0]]]
     for k in range(1, n_plans):
-        further = Plans.no_other(x, before)
+        further = Plans.without(x, before, Status.NO_OTHER)
         if k < each:
             has_it = offered[:, k]
             further.put(has_it, plans[row[has_it, k]])

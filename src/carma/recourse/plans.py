@@ -68,10 +68,10 @@ class Plans:
         return torch.isin(self.status, found)
 
     @classmethod
-    def no_other(cls, x: Tensor, probability: Tensor) -> Plans:
-        """Answers where there is no further plan."""
+    def without(cls, x: Tensor, probability: Tensor, status: Status) -> Plans:
+        """Answers without a plan, and why there is none."""
         plans = cls.nothing_to_do(x, probability)
-        plans.status.fill_(Status.NO_OTHER.code)
+        plans.status.fill_(status.code)
         plans.cost.fill_(torch.nan)
         plans.expected_validity.fill_(torch.nan)
         return plans

@@ -26,6 +26,7 @@ class Status(StrEnum):
     OUTSIDE_LIMITS = "outside_limits"
     STILL_REJECTED = "still_rejected"
     UNDEFINED = "undefined"
+    UNKNOWN_LEVEL = "unknown_level"
 
     @property
     def code(self) -> int:
@@ -55,4 +56,6 @@ _MESSAGES = {
     Status.OUTSIDE_LIMITS: "the plan or what follows from it breaks a bound, a direction or a step",
     Status.STILL_REJECTED: "the proposed plan would still be rejected",
     Status.UNDEFINED: "the models give no finite number for this person",
+    Status.UNKNOWN_LEVEL: "the causal model has learned from nobody who has this person's level of "
+    "some category: fit it on rows that have it, or merge the level with another one",
 }

@@ -132,7 +132,7 @@ class Surrogate(Classifier):
         draws = seeded(seed)
         with torch.no_grad():
             people = People(x, causal_model.abduct(x), limits.around(x))
-        switches = Switches(classifier.encoding, causal_model.counterfactual)
+        switches = Switches(limits, causal_model.counterfactual)
         learned, held_out = split_rows(len(x), HELD_OUT, seed)
         rows = _Rows(classifier)
         for part, is_held_out in ((learned, False), (held_out, True)):

@@ -8,10 +8,10 @@ from itertools import chain, combinations, product
 import torch
 from torch import Tensor
 
+from carma.constraints import PlanLimits
 from carma.interventions import Intervention
 from carma.recourse.target import Follow, People
 from carma.schema import Feature
-from carma.table import Encoding
 
 __all__ = ["Switches"]
 
@@ -23,28 +23,24 @@ class Switches:
     first; where there are too many, those of more features are left out.
 
     Args:
-        encoding: Of the schema.
+        limits: Which moves are open.
         follow: What the solver believes to follow.
 
     Example:
-        >>> from carma import CausalGraph, Feature, Schema
+        >>> from carma import CausalGraph, Encoding, Feature, Schema
         >>> job = Feature("job", "nominal", levels=("clerk", "cook", "nurse"), role="actionable")
         >>> phone = Feature("phone", "binary", role="actionable", moves=((0, 1),))
         >>> encoding = Encoding(Schema((job, phone), CausalGraph(("job", "phone"))))
-        >>> len(Switches(encoding, lambda x, do, u: x))
+        >>> len(Switches(PlanLimits(encoding, None), lambda x, do, u: x))
         7
     """
 
-    def __init__(self, encoding: Encoding, follow: Follow) -> None:
-        self._encoding, self._follow = encoding, follow
+    def __init__(self, limits: PlanLimits, follow: Follow) -> None:
+        self._encoding, self._follow = limits.encoding, follow
+        encoding, self._moves = limits.encoding, limits.moves
         features = encoding.schema.switches
-        self._costs = {f.name: torch.tensor(f.move_costs, dtype=torch.float64) for f in features}
         targets = {
-            f.name: [
-                to
-                for to in range(len(f.levels))
-                if bool(self._costs[f.name][:, to].isfinite().sum() > 1)
-            ]
+            f.name: [to for to in range(len(f.levels)) if int(self._moves[f.name][:, to].sum()) > 1]
             for f in features
         }
         self._combinations: list[tuple[tuple[Feature, int], ...]] = []
@@ -78,7 +74,7 @@ class Switches:
         for column, combination in enumerate(self._combinations):
             for feature, to in combination:
                 own = self._encoding.level(people.x, feature)
-                can = self._costs[feature.name][own, to].isfinite() & (own != to)
+                can = self._moves[feature.name][own, to] & (own != to)
                 may[:, column] &= can & limits.may_act[:, self._encoding.column(feature.name)]
         if limits.max_actions is not None:
             may &= self._size <= limits.max_actions[:, None]

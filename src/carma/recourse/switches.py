@@ -27,7 +27,8 @@ class Switches:
         follow: What the solver believes to follow.
 
     Example:
-        >>> from carma import CausalGraph, Encoding, Feature, Schema
+        >>> from carma import CausalGraph, Feature, Schema
+        >>> from carma.table import Encoding
         >>> job = Feature("job", "nominal", levels=("clerk", "cook", "nurse"), role="actionable")
         >>> phone = Feature("phone", "binary", role="actionable", moves=((0, 1),))
         >>> encoding = Encoding(Schema((job, phone), CausalGraph(("job", "phone"))))

@@ -187,11 +187,9 @@ class PlanLimits:
         self._switches = []
         for feature in encoding.schema.switches:
             is_open = torch.tensor(feature.move_costs, dtype=torch.float64).isfinite()
-            if feature.kind == "nominal":
-                is_open &= ~absent[encoding.block(feature.name)]
+            self.moves[feature.name] = is_open & ~absent[encoding.block(feature.name)]
             levels = [encoding.at_level(feature, i) for i in range(len(feature.levels))]
-            self.moves[feature.name] = is_open
-            self._switches.append((feature, torch.stack(levels), is_open))
+            self._switches.append((feature, torch.stack(levels)))
         self._by_level = encoding.moved_by_level
         self._width = torch.ones(d, dtype=torch.float64)
         if statistics is not None:
@@ -337,7 +335,7 @@ class PlanLimits:
             The same shape, bool.
         """
         found = torch.zeros_like(x, dtype=torch.bool)
-        for feature, _, _ in self._switches:
+        for feature, _ in self._switches:
             where = self.encoding.block(feature.name)
             found[:, where] = (values[:, where] == x[:, where]).all(dim=1, keepdim=True)
         return found
@@ -378,7 +376,7 @@ class PlanLimits:
                 permitted &= mask[:, self.encoding.actions].sum(dim=1) <= limits.max_actions
             limits = replace(limits, given=mask & self._by_level)
         permitted &= limits.allows(free)
-        for feature, rows, is_open in self._switches:
+        for feature, rows in self._switches:
             where = self.encoding.block(feature.name)
             moves = mask[:, where].any(dim=1).nonzero().squeeze(1)
             if not len(moves):
@@ -386,7 +384,7 @@ class PlanLimits:
             held, there = mask[moves, where], values[moves]
             to = self.encoding.level(there, feature)
             is_said = (rows[to] == there[:, where]).all(dim=1) & held.all(dim=1)
-            is_open_to = is_open[self.encoding.level(x[moves], feature), to]
+            is_open_to = self.moves[feature.name][self.encoding.level(x[moves], feature), to]
             permitted[moves] &= is_said & is_open_to & limits.may_act[moves, where.start]
         return permitted
 

@@ -414,11 +414,12 @@ def test_what_may_save_much_is_checked_though_it_may_not_be_sure() -> None:
     owner = torch.tensor([0, 0, 0, 0, 1, 1])
     cost = torch.tensor([9.0, 2.0, 3.0, 8.9, 2.0, 9.0], dtype=torch.float64)
     beyond = torch.tensor([0.3, -0.1, -3.0, -0.1, -0.1, -0.2], dtype=torch.float64) * unit
-    # The chance of half a forecast's error, times what would be saved; of whom nothing is likely
-    # to be sure, nothing is known that it would save.
+    # The chance that a forecast is off by as much, times what would be saved.
     chance = 1 / (1 + torch.e)
-    expected = torch.tensor([-torch.inf, chance * 7 / 9] + 4 * [-torch.inf], dtype=torch.float64)
-    torch.testing.assert_close(foresight._hoped(beyond, cost, owner, 2), expected)
+    expected = torch.tensor([-torch.inf, chance * 7 / 9] + 2 * [-torch.inf], dtype=torch.float64)
+    told = foresight._hoped(cost[:4], torch.full((4,), 9.0).double(), beyond[:4])
+    torch.testing.assert_close(told, expected)
+    # Of whom nothing is likely to be sure, nothing is known that it would save.
     rows = people(2)[owner]
     actions, tried = rows.limits.may_act, torch.zeros(2, dtype=torch.long)
     plans = Candidates(people(2), owner, actions, rows.x + cost[:, None], cost, tried)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
-from torch.distributions import Normal
+from tests.cli.test_commands import run
 
 import carma
 from carma import (
@@ -30,11 +31,9 @@ from carma import (
     Schema,
     Solver,
     Status,
-    StructuralCausalModel,
     TrainingSettings,
     WithDerived,
     from_estimator,
-    linear,
 )
 from carma.table import Encoding
 
@@ -95,13 +94,6 @@ def test_a_causal_model_tells_what_it_has_not_learned(*, derived: bool) -> None:
     assert [made.encoding.columns[column] for column in unknown] == ["job=nurse"]
 
 
-def test_equations_know_every_level() -> None:
-    own = Schema((Feature("a"), Feature("b")), CausalGraph(("a", "b")))
-    normal = Normal(0.0, 1.0)
-    scm = StructuralCausalModel(own, {name: linear({}, normal) for name in own.names})
-    assert not scm.unknown_levels.any()
-
-
 @pytest.mark.parametrize("place", range(3))
 def test_nobody_is_sent_where_nobody_was_and_who_is_there_is_told(place: int) -> None:
     table, solver = people(), solvers()[place]
@@ -146,8 +138,6 @@ def test_a_menu_holds_the_reason_once() -> None:
 def test_the_fit_of_a_problem_names_the_level(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.cli.test_commands import run
-
     table = people().query("job != 'nurse'")
     table.to_csv(tmp_path / "people.csv", index=False)
     toml = schema().to_toml()
@@ -157,6 +147,9 @@ def test_the_fit_of_a_problem_names_the_level(
         [toml, *(fits.format(*part) for part in parts), fits.format("solver", "lessons = 40\n")]
     )
     (tmp_path / "problem.toml").write_text(text + '\n[data]\npath = "people.csv"\n')
-    assert run("fit", tmp_path / "problem.toml", "--out", tmp_path / "b.carma") == 0
+    fit = ("fit", tmp_path / "problem.toml", "--out", tmp_path / "b.carma")
+    assert run(*fit) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Nothing was learned about job=nurse, which no row has" in said
+    assert run(*fit, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unknown_levels"] == ["job=nurse"]

@@ -84,13 +84,14 @@ def fit(
     note = f"Fitted on {len(table) - len(held_out):,} rows, measured on {len(held_out):,} others."
     if solver.causal_model.n_left_out_:
         note += f" The causal model left out {solver.causal_model.n_left_out_:,} rows with gaps."
-    unknown = solver.causal_model.unknown_levels.nonzero().squeeze(1).tolist()
+    is_unknown = solver.causal_model.unknown_levels.tolist()
+    unknown = [c for c, lacks in zip(solver.encoding.columns, is_unknown, strict=True) if lacks]
+    content["unknown_levels"] = unknown
     if unknown:
-        levels = ", ".join(solver.encoding.columns[column] for column in unknown)
         note += (
-            f" Nothing was learned about {levels}, which no row has: nobody is told to move there, "
-            "and who is there gets no plan (unknown_level). Add rows that have them, merge them "
-            "with other levels, or remove them from the schema."
+            f" Nothing was learned about {', '.join(unknown)}, which no row has: nobody is told to "
+            "move there, and who is there gets no plan (unknown_level). Add rows that have them, "
+            "merge them with other levels, or remove them from the schema."
         )
     fidelity, told = _fidelity(solver)
     tables = [counts_table(result.counts()), metrics_table(metrics)]

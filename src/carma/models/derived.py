@@ -87,13 +87,6 @@ class WithDerived(CausalModel):
         return len(self._latents) // len(self._measured) * self.encoding.n_columns
 
     @property
-    def unknown_levels(self) -> Tensor:
-        """See ``CausalModel.unknown_levels``; derived columns have no nominal ones."""
-        unknown = torch.zeros(self.encoding.n_columns, dtype=torch.bool)
-        unknown[self._measured] = self.inner.unknown_levels
-        return unknown
-
-    @property
     def n_alternatives(self) -> int:
         """See ``CausalModel.n_alternatives``."""
         return self.inner.n_alternatives

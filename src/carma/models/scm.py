@@ -170,11 +170,6 @@ class StructuralCausalModel(CausalModel):
         """Not possible here: ``carma.benchmarks`` holds the equations and the bundle asks it."""
         raise BundleError.of("StructuralCausalModel", "name", "be a benchmark", state.config)
 
-    @property
-    def unknown_levels(self) -> Tensor:
-        """None: nothing is learned from a table."""
-        return torch.zeros(self.encoding.n_columns, dtype=torch.bool)
-
     def _fit(self, x: Tensor, statistics: Statistics, progress: bool | None) -> None: ...
 
     def _abduct(self, x: Tensor) -> Tensor:

@@ -339,7 +339,8 @@ class Solver(ABC):
         if len(x) and bool(is_open.all()):
             return self._answer(people, before, n_plans)
         best = Plans.nothing_to_do(x, before)
-        best.put(is_unknown, Plans.without(x, before, Status.UNKNOWN_LEVEL)[is_unknown])
+        nobody_alike = Plans.without(x[is_unknown], before[is_unknown], Status.UNKNOWN_LEVEL)
+        best.put(is_unknown, nobody_alike)
         menus = [best, *(Plans.without(x, before, Status.NO_OTHER) for _ in range(n_plans - 1))]
         if bool(is_open.any()):
             answers = self._answer(people[is_open], before[is_open], n_plans)

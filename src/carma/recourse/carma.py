@@ -68,12 +68,12 @@ class Carma(Solver):
     probability ``validity`` (``Doubt``). Where effects are discrete or the classifier has no
     slopes, walks end at poor plans, and following a plan is dear. There, sure plans of training
     people are kept, and a network learns from many plans what they bring; a new person's plan is
-    found on that forecast, from plans that suit (``Retrieval``), or without slopes from those of
-    people who are alike, and checked (``Foresight``). In the way told above, plans are sought only
-    for those for whom that finds no sure one and who have hope of one, as searches for training
-    people have shown. People for whom all this finds nothing get the plan of one forward pass, or
-    are searched for by ``ExactSolver``, under the same condition. Every plan is checked as it will
-    be told: rounded to steps and levels.
+    found on that forecast, from plans that suit (``Retrieval``), and without slopes from those of
+    people who are alike as well, and checked (``Foresight``). In the way told above, plans are
+    sought only for those for whom that finds no sure one and who have hope of one, as searches for
+    training people have shown. People for whom all this finds nothing get the plan of one forward
+    pass, or are searched for by ``ExactSolver``, under the same condition. Every plan is checked as
+    it will be told: rounded to steps and levels.
 
     Args:
         causal_model: Fitted.

@@ -316,29 +316,27 @@ class Foresight:
         """
         owner, n, (ahead, beyond) = plans.owner, len(plans.people), outlook.unbind(dim=1)
         is_likely, cost = beyond >= -self._spare, plans.cost.double()
-        has_likely = torch.zeros(n, dtype=torch.bool)
-        has_likely[owner[is_likely]] = True
         rank = torch.where(is_likely, cost, torch.inf)
-        rank = torch.where(has_likely[owner], rank, FAR - beyond)
+        least = rank.new_full((n,), torch.inf).scatter_reduce(0, owner, rank, "amin")[owner]
+        has_likely = torch.isfinite(least)
+        hoped = torch.where(has_likely, self._hoped(cost, least, beyond), -torch.inf)
+        rank = torch.where(has_likely, rank, FAR - beyond)
         chosen = [_cheapest(rank, owner, n, count), _cheapest(-beyond, owner, n, 1)]
         for share in SAFER:
             safe = torch.where(beyond >= share * self._forecast.unit, cost, torch.inf)
             chosen.append(_cheapest(safe, owner, n, 1))
-        farthest = torch.where(has_likely[owner], torch.inf, -ahead)
-        chosen.append(_cheapest(-self._hoped(beyond, cost, owner, n), owner, n, BOLD))
+        farthest = torch.where(has_likely, torch.inf, -ahead)
+        chosen.append(_cheapest(-hoped, owner, n, BOLD))
         top = _joined(*chosen, _cheapest(farthest, owner, n, OTHERWISE))
         return owner[top], plans.mask[top], plans.values[top], outlook[top]
 
-    def _hoped(self, beyond: Tensor, cost: Tensor, owner: Tensor, n: int) -> Tensor:
+    def _hoped(self, cost: Tensor, least: Tensor, beyond: Tensor) -> Tensor:
         """Share of the cost of what is likely to be sure that each plan is hoped to save.
 
         Plans that are thought to fall short a little save much, or are not sure. Minus infinity
         where that does not pay.
         """
-        likely = torch.where(beyond >= -self._spare, cost, torch.inf)
-        least = likely.new_full((n,), torch.inf).scatter_reduce(0, owner, likely, "amin")[owner]
-        chance = torch.sigmoid(beyond / (DOUBTED * self._forecast.unit))
-        hoped = torch.where(torch.isfinite(least), (1 - cost / least) * chance, 0.0)
+        hoped = (1 - cost / least) * torch.sigmoid(beyond / (DOUBTED * self._forecast.unit))
         return torch.where(hoped >= WORTH, hoped, -torch.inf)
 
     def _sure(self, people: People, likely: Starts, best: Foreseen, checks: int) -> Starts:
